@@ -1,0 +1,42 @@
+"""The bridge from training to the experiment tracker."""
+
+from typing import Any, NoReturn
+
+import mlflow
+from kedro.io import AbstractDataset, DatasetError
+from lightning.pytorch.loggers import MLFlowLogger
+
+
+class ActiveRunLogger(MLFlowLogger):
+    """Writes to a run that somebody else opened, and leaves it to them to close it."""
+
+    def finalize(self, status: str = "success") -> None:
+        """Do nothing: kedro-mlflow ends its run when the whole pipeline has ended."""
+
+
+class ExperimentLoggerDataset(AbstractDataset[NoReturn, MLFlowLogger | None]):
+    """Loads a Lightning logger on the MLflow run that kedro-mlflow opened; None without a run.
+
+    Args:
+        metadata: Not used by Kedro; for Kedro-Viz.
+    """
+
+    def __init__(self, metadata: dict[str, Any] | None = None) -> None:
+        self.metadata = metadata
+
+    def load(self) -> MLFlowLogger | None:
+        """Return the logger."""
+        run = mlflow.active_run()
+        if run is None:
+            return None
+        return ActiveRunLogger(run_id=run.info.run_id, tracking_uri=mlflow.get_tracking_uri())
+
+    def save(self, data: NoReturn) -> None:
+        """Refuse: there is nothing to save."""
+        raise DatasetError("The experiment logger cannot be saved.")
+
+    def _describe(self) -> dict[str, Any]:
+        return {}
+
+    def _exists(self) -> bool:
+        return True

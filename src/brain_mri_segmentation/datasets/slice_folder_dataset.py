@@ -1,0 +1,83 @@
+"""A folder of slices, one TIF file each."""
+
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import fsspec
+import numpy as np
+from kedro.io import AbstractDataset
+from kedro.io.core import get_protocol_and_path
+
+from brain_mri_segmentation.cohort import SliceReader
+from brain_mri_segmentation.datasets.tiff import read_tiff, write_tiff
+from brain_mri_segmentation.errors import InputError
+
+_COMPLETE = "_complete.json"  # written last: a folder without it was interrupted
+
+
+class SliceFolderDataset(
+    AbstractDataset[Mapping[str, np.ndarray | SliceReader], dict[str, SliceReader]]
+):
+    """Reads and writes slice by slice, so that a cohort never sits in memory.
+
+    Saving replaces the folder's slices. A folder counts as existing only when all of it was
+    written; one that was interrupted is refused on loading.
+
+    Args:
+        path: The folder, on any file system that fsspec knows.
+        credentials: Passed to that file system.
+        metadata: Not used by Kedro; for Kedro-Viz.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        credentials: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        self._protocol, self._path = get_protocol_and_path(path)
+        self._filesystem = fsspec.filesystem(self._protocol, **(credentials or {}))
+        self.metadata = metadata
+
+    def load(self) -> dict[str, SliceReader]:
+        """Return a reader by slice name.
+
+        Raises:
+            InputError: The folder is missing or was not written to its end.
+        """
+        if not self._exists():
+            found = self._filesystem.isdir(self._path)
+            raise InputError(
+                f"The slice folder {self._path} "
+                f"{'was not written to its end' if found else 'does not exist'}. "
+                "Run the pipeline that writes it again (split folders: data_processing; "
+                "predicted masks: evaluation)."
+            )
+        listed = json.loads(self._filesystem.cat_file(f"{self._path}/{_COMPLETE}"))["slices"]
+        return {name: partial(read_tiff, self._filesystem, self._file(name)) for name in listed}
+
+    def save(self, data: Mapping[str, np.ndarray | SliceReader]) -> None:
+        """Write slices, given as pixels or as readers that are called one at a time."""
+        fs = self._filesystem
+        fs.makedirs(self._path, exist_ok=True)
+        marker = f"{self._path}/{_COMPLETE}"
+        if fs.exists(marker):
+            fs.rm_file(marker)
+        wanted = {self._file(name) for name in data}
+        for path in fs.glob(f"{self._path}/*.tif"):
+            if path not in wanted:
+                fs.rm_file(path)
+        for name, pixels in data.items():
+            write_tiff(fs, self._file(name), pixels() if isinstance(pixels, Callable) else pixels)
+        fs.pipe_file(marker, json.dumps({"slices": list(data)}).encode())
+
+    def _file(self, name: str) -> str:
+        return f"{self._path}/{name}.tif"
+
+    def _describe(self) -> dict[str, Any]:
+        return {"path": self._path, "protocol": self._protocol}
+
+    def _exists(self) -> bool:
+        return self._filesystem.exists(f"{self._path}/{_COMPLETE}")

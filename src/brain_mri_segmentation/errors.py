@@ -1,0 +1,36 @@
+"""The one exception that stands for a mistake the user can mend, and how it is shown."""
+
+import sys
+from types import TracebackType
+
+
+class InputError(ValueError):
+    """Input or configuration that cannot be used.
+
+    The message says what is wrong, where, what was expected and what to do. The command line
+    shows it alone, without a traceback.
+    """
+
+
+def find_input_error(error: BaseException | None) -> InputError | None:
+    """Return the InputError behind ``error``; frameworks wrap what nodes and datasets raise."""
+    while error is not None:
+        if isinstance(error, InputError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def show_input_errors_without_traceback() -> None:
+    """Make an uncaught InputError end the process with its message and exit code 1."""
+    fallback = sys.excepthook
+
+    def excepthook(
+        kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+    ) -> None:
+        if (input_error := find_input_error(error)) is None:
+            fallback(kind, error, traceback)
+        else:
+            sys.stderr.write(f"\nError: {input_error}\n")
+
+    sys.excepthook = excepthook

@@ -1,0 +1,120 @@
+"""Every figure of the project, made once for reports, experiment tracking and documents.
+
+Colours are of Okabe and Ito's palette, which colour-blind readers can tell apart.
+"""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#7F7F7F"
+_FLAIR = 1  # channel in which the tumour is bright
+
+
+def training_curves(history: pd.DataFrame) -> Figure:
+    """Draw losses and validation scores of each epoch.
+
+    Args:
+        history: Columns epoch, train/loss, val/loss, val/dice, val/iou.
+    """
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    losses, scores = figure.subplots(1, 2)
+    best = history.loc[history["val/dice"].idxmax()]
+    epochs = history["epoch"]
+    losses.plot(epochs, history["train/loss"], color=BLUE, marker="o", ms=3, label="training")
+    losses.plot(epochs, history["val/loss"], color=ORANGE, marker="s", ms=3, label="validation")
+    losses.set(xlabel="Epoch", ylabel="Loss (Dice and cross-entropy)")
+    scores.plot(epochs, history["val/dice"], color=BLUE, marker="o", ms=3, label="Dice")
+    scores.plot(epochs, history["val/iou"], color=GREEN, marker="s", ms=3, label="IoU")
+    scores.axvline(best["epoch"], color=GREY, linestyle="--", linewidth=1)
+    scores.set(xlabel="Epoch", ylabel="Validation, mean over patients", ylim=(0, 1))
+    for axes in (losses, scores):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    figure.suptitle(f"Validation Dice is best at epoch {best['epoch']:.0f}: {best['val/dice']:.3f}")
+    return figure
+
+
+def patient_dice(
+    patient_scores: pd.DataFrame, intervals: pd.DataFrame, report: dict[str, object]
+) -> Figure:
+    """Draw each patient's Dice, worst first, with its interval and the mean of all.
+
+    Args:
+        patient_scores: Columns patient, slices, dice.
+        intervals: Indexed by patient, columns lower and upper.
+        report: Gives model, split, dice and its interval.
+    """
+    table = patient_scores.set_index("patient").join(intervals).sort_values("dice")
+    figure = Figure(figsize=(9, 1.6 + 0.3 * len(table)), layout="constrained")
+    axes = figure.subplots()
+    place = np.arange(len(table))
+    score = table["dice"].fillna(0)
+    reach = [(score - table["lower"]).clip(lower=0), (table["upper"] - score).clip(lower=0)]
+    axes.barh(place, score, color=BLUE, xerr=reach, error_kw={"ecolor": "black", "capsize": 2})
+    labels = [
+        f"{patient} ({row.slices})" + (" no tumour" if np.isnan(row.dice) else "")
+        for patient, row in table.iterrows()
+    ]
+    axes.set_yticks(place, labels, fontsize=8)
+    mean, ends = report["dice"], report["intervals_95"]["dice"]
+    title = f"{report['model']} on {report['split']}"
+    if mean is not None:
+        axes.axvline(mean, color=ORANGE, linewidth=2, label=f"mean {mean:.3f}")
+        interval = f"95 % interval {ends[0]:.2f} to {ends[1]:.2f}"
+        axes.axvspan(*ends, color=ORANGE, alpha=0.2, label=interval)
+        title += f": mean Dice {mean:.3f} over {len(table)} patients"
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    axes.set(xlim=(0, 1), xlabel="Dice of all slices of a patient; whiskers: 95 %, over slices")
+    axes.set_title(title)
+    return figure
+
+
+def choose_slices(slice_scores: pd.DataFrame, each: int = 2) -> dict[str, str]:
+    """Choose the worst, the middle and the best slices with tumour by Dice.
+
+    Args:
+        slice_scores: Columns slice, dice and the counts.
+        each: Slices of each kind.
+
+    Returns:
+        A title by slice name, worst first; fewer where there are not enough slices.
+    """
+    tumour = slice_scores[slice_scores["true_positive"] + slice_scores["false_negative"] > 0]
+    ranked = tumour.sort_values("dice", kind="stable").reset_index(drop=True)
+    middle = max(0, len(ranked) // 2 - each // 2)
+    chosen: dict[str, str] = {}
+    for kind, rows in (
+        ("worst", ranked[:each]),
+        ("median", ranked[middle : middle + each]),
+        ("best", ranked[-each:]),
+    ):
+        for row in rows.itertuples():
+            chosen.setdefault(row.slice, f"{kind}\nDice {row.dice:.2f}\n{row.slice}")
+    return chosen
+
+
+def slice_gallery(rows: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]) -> Figure:
+    """Draw slices one below the other: FLAIR, truth, prediction, and both outlined on the image.
+
+    Args:
+        rows: Title, image (H, W, 3) uint8, true mask and predicted mask (H, W), of each slice.
+    """
+    figure = Figure(figsize=(10, 2.4 * max(1, len(rows)) + 0.6), layout="constrained")
+    grid = figure.subplots(max(1, len(rows)), 4, squeeze=False)
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+    headings = ("FLAIR", "truth", "prediction", "truth (blue), prediction (orange)")
+    for axes, heading in zip(grid[0], headings, strict=True):
+        axes.set_title(heading, fontsize=10)
+    for line, (title, image, truth, prediction) in zip(grid, rows, strict=False):
+        flair = image[..., _FLAIR]
+        for axes, picture in zip(line, (flair, truth > 0, prediction > 0, flair), strict=True):
+            axes.imshow(picture, cmap="gray", interpolation="nearest")
+        for mask, colour in ((truth, BLUE), (prediction, ORANGE)):
+            if (mask > 0).any():
+                line[3].contour(mask > 0, levels=[0.5], colors=[colour], linewidths=1.2)
+        line[0].set_ylabel(title, fontsize=8)
+    figure.suptitle("Worst, median and best slices with tumour (research use only)", fontsize=11)
+    return figure

@@ -1,0 +1,20 @@
+"""Architectures behind the parameter ``model``, and the checkpoint that carries one."""
+
+from brain_mri_segmentation.models.checkpoint import Checkpoint, write_atomically
+from brain_mri_segmentation.models.registry import (
+    SegmentationModel,
+    check_model_name,
+    check_model_options,
+    create_model,
+    rebuild_model,
+)
+
+__all__ = [
+    "Checkpoint",
+    "SegmentationModel",
+    "check_model_name",
+    "check_model_options",
+    "create_model",
+    "rebuild_model",
+    "write_atomically",
+]

@@ -1,0 +1,102 @@
+"""Which architectures there are. A new one is a file beside this one and a line in ``MODELS``."""
+
+from typing import ClassVar, Protocol, Self
+
+import torch
+from pydantic import BaseModel, ValidationError
+
+from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.models.segformer import SegFormer
+from brain_mri_segmentation.models.unet import UNet
+
+
+class SegmentationModel(Protocol):
+    """What an architecture provides besides being an ``nn.Module``."""
+
+    Options: ClassVar[type[BaseModel]]
+    """Its options in ``parameters.yml``, under ``models.<name>``."""
+
+    config: dict[str, object]
+    """Plain values with which the class itself builds the same network again."""
+
+    @classmethod
+    def create(cls, options: BaseModel) -> Self:
+        """Build a network to be trained."""
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        """Return logits (N, 2, H, W), background and tumour, of images (N, 3, H, W)."""
+
+
+MODELS: dict[str, type] = {
+    "unet": UNet,
+    "segformer": SegFormer,
+}
+
+
+def check_model_name(name: str) -> str:
+    """Return ``name``.
+
+    Raises:
+        ValueError: There is no such architecture.
+    """
+    if name not in MODELS:
+        raise ValueError(f"unknown model '{name}'. Allowed: {', '.join(MODELS)}")
+    return name
+
+
+def check_model_options(options: dict[str, dict[str, object]]) -> dict[str, dict[str, object]]:
+    """Return the options of all architectures, each checked by the architecture itself.
+
+    Raises:
+        ValueError: An architecture is unknown, or one of its options is unknown or ill-typed.
+    """
+    for name, values in options.items():
+        check_model_name(name)
+        try:
+            MODELS[name].Options.model_validate(values)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(str(part) for part in (name, *problem["loc"]))
+            allowed = ", ".join(MODELS[name].Options.model_fields)
+            raise ValueError(f"{where}: {problem['msg']}. Allowed here: {allowed}") from None
+    return options
+
+
+def create_model(name: str, options: dict[str, object]) -> torch.nn.Module:
+    """Build a network to be trained.
+
+    Args:
+        name: Its name in the registry.
+        options: Its options, as in ``parameters.yml`` under ``models.<name>``.
+
+    Raises:
+        ValueError: The name or an option is unknown.
+        InputError: Pretrained weights cannot be had.
+    """
+    architecture = MODELS[check_model_name(name)]
+    return architecture.create(architecture.Options.model_validate(options))
+
+
+def rebuild_model(
+    name: str, config: dict[str, object], weights: dict[str, torch.Tensor]
+) -> torch.nn.Module:
+    """Build the network that a checkpoint describes, with its weights, ready for inference.
+
+    Raises:
+        InputError: This version knows no such architecture, or the weights belong to another.
+    """
+    if name not in MODELS:
+        raise InputError(
+            f"The checkpoint holds a model '{name}', which this version does not know. "
+            f"It knows {', '.join(MODELS)}; install the version that trained it."
+        )
+    try:
+        network = MODELS[name](**config)
+        network.load_state_dict(weights)
+    except (TypeError, ValueError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[:2]
+        raise InputError(
+            f"The checkpoint says that it holds a '{name}', but its weights do not fit that "
+            f"architecture: {' '.join(line.strip() for line in first)}"
+        ) from error
+    return network.eval()

@@ -1,0 +1,97 @@
+"""The main model: SegFormer-B2 (Xie et al. 2021) as transformers builds it."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+from torch.nn import functional as F
+
+from brain_mri_segmentation.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import SegformerForSemanticSegmentation
+
+# Table 6 of the paper, column B2; transformers' defaults are those of B0.
+_B2 = {
+    "depths": [3, 4, 6, 3],
+    "hidden_sizes": [64, 128, 320, 512],
+    "num_attention_heads": [1, 2, 5, 8],
+    "decoder_hidden_size": 768,
+}
+_LABELS = {0: "background", 1: "tumour"}
+
+
+class SegFormerOptions(BaseModel):
+    """Options under ``models.segformer``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pretrained: str | None
+    """Hub name or local folder of the first weights; None starts from random ones."""
+
+
+class SegFormer(nn.Module):
+    """SegFormer with a head of two classes and logits at the resolution of the image.
+
+    Args:
+        config: What ``SegformerConfig.to_dict()`` gave; None is B2.
+    """
+
+    Options = SegFormerOptions
+
+    def __init__(self, config: dict[str, object] | None = None) -> None:
+        super().__init__()
+        # transformers takes seconds to import, which commands without this model need not wait.
+        from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+        if config is None:
+            settings = SegformerConfig(**_B2, **_label_names())
+        else:
+            settings = SegformerConfig.from_dict(config)
+        self._hold(SegformerForSemanticSegmentation(settings))
+
+    @classmethod
+    def create(cls, options: SegFormerOptions) -> "SegFormer":
+        """Build the network, with pretrained weights if the options name some.
+
+        A head of another number of classes is replaced by a fresh one.
+
+        Raises:
+            InputError: The pretrained weights are neither in a folder nor to be had from the hub.
+        """
+        if options.pretrained is None:
+            return cls()
+        from transformers import SegformerForSemanticSegmentation
+
+        try:
+            network = SegformerForSemanticSegmentation.from_pretrained(
+                options.pretrained, ignore_mismatched_sizes=True, **_label_names()
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()
+            raise InputError(
+                f"The pretrained weights '{options.pretrained}' (models.segformer.pretrained) are "
+                "no local folder with a SegFormer, and the Hugging Face hub did not give them: "
+                f"{reason[0] if reason else type(error).__name__}\n"
+                "Go on in one of these ways: connect to the hub; download the model elsewhere and "
+                "give its folder, --params models.segformer.pretrained=FOLDER; or train from "
+                "scratch, --params models.segformer.pretrained=null"
+            ) from error
+        model = cls.__new__(cls)
+        nn.Module.__init__(model)
+        model._hold(network)
+        return model
+
+    def _hold(self, network: "SegformerForSemanticSegmentation") -> None:
+        self.network = network
+        self.config = {"config": network.config.to_dict()}
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Return logits (N, 2, H, W) of normalised images (N, 3, H, W)."""
+        logits = self.network(pixel_values=image).logits  # (N, 2, H / 4, W / 4)
+        return F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _label_names() -> dict[str, dict[object, object]]:
+    return {"id2label": dict(_LABELS), "label2id": {name: i for i, name in _LABELS.items()}}

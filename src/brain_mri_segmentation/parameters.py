@@ -1,0 +1,187 @@
+"""Every parameter of the project: its type, its range and what it does.
+
+The values stand in ``conf/<environment>/parameters.yml``. An unknown name or a value of the
+wrong type is refused before any pipeline starts.
+"""
+
+import difflib
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.models import check_model_name, check_model_options
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Parameters(BaseModel):
+    """A group of parameters: frozen, and closed to names that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_names(cls, values: object) -> object:
+        if isinstance(values, dict):
+            for name in values.keys() - cls.model_fields.keys():
+                close = difflib.get_close_matches(str(name), cls.model_fields, n=1)
+                guess = f" Did you mean '{close[0]}'?" if close else ""
+                allowed = ", ".join(sorted(cls.model_fields))
+                raise ValueError(f"unknown parameter '{name}'.{guess} Allowed here: {allowed}")
+        return values
+
+    def __str__(self) -> str:
+        # kedro-mlflow logs a typed group under its name with str(); the values themselves are
+        # logged one by one under flat keys such as training.learning_rate.
+        return f"see the keys that start with this name ({type(self).__name__})"
+
+
+class CohortParameters(Parameters):
+    """How the raw slices are checked."""
+
+    on_problem: Literal["error", "skip"]
+    """``error`` refuses a cohort with faulty files; ``skip`` leaves them out and reports them."""
+
+
+class SplitParameters(Parameters):
+    """How patients are assigned to train, val and test when no manifest says so."""
+
+    seed: int = Field(ge=0)
+    """Seed of the shuffle; 42 gives the split that published results refer to."""
+    fraction: float = Field(gt=0, lt=0.5)
+    """Share of the patients in val, and as many in test."""
+
+
+class PreprocessingParameters(Parameters):
+    """The one way from pixels to what a model sees, and from its output to a mask."""
+
+    image_size: int = Field(ge=32, le=2048, multiple_of=32)
+    """Height and width in pixels that slices are resized to."""
+    lower_percentile: float = Field(ge=0, lt=50)
+    """Intensities below this percentile of the volume are clipped, per channel."""
+    upper_percentile: float = Field(gt=50, le=100)
+    """Intensities above this percentile of the volume are clipped, per channel."""
+    threshold: float = Field(gt=0, lt=1)
+    """Tumour probability from which a pixel belongs to the mask."""
+
+
+class AugmentationParameters(Parameters):
+    """Random changes of a training slice; 0 switches one off."""
+
+    flip: Share
+    """Probability of a left-right flip."""
+    rotation_degrees: float = Field(ge=0, le=180)
+    """Rotation is drawn from +- this angle."""
+    scale: float = Field(ge=0, lt=1)
+    """Zoom is drawn from 1 / (1 + scale) to 1 + scale."""
+    shift: float = Field(ge=0, lt=1)
+    """Shift is drawn from +- this share of half the image."""
+    gamma: float = Field(ge=0, le=2)
+    """log(gamma) of the intensity curve is drawn from +- this value, per channel."""
+    contrast: float = Field(ge=0, lt=1)
+    """Intensities are multiplied by 1 +- this value, per channel."""
+    brightness: float = Field(ge=0, le=3)
+    """Intensities are moved by +- this value, in standard deviations, per channel."""
+    noise: float = Field(ge=0, le=3)
+    """Standard deviation of Gaussian noise is drawn from 0 to this value."""
+
+
+class TrainingParameters(Parameters):
+    """How a model is fitted."""
+
+    epochs: int = Field(ge=1)
+    """Most passes; early stopping may end it before."""
+    batch_size: int = Field(ge=1)
+    """Slices in one optimiser step."""
+    learning_rate: float = Field(gt=0, le=1)
+    """Highest learning rate of the one-cycle schedule."""
+    weight_decay: float = Field(ge=0, le=1)
+    """AdamW's decoupled weight decay."""
+    warmup_share: float = Field(gt=0, lt=1)
+    """Share of all steps in which the learning rate rises; it falls in the rest."""
+    dice_weight: Share
+    """Share of soft Dice in the loss; the rest is cross-entropy."""
+    tumour_share: float | None = Field(gt=0, le=1)
+    """Share of slices with tumour in an epoch: all of them and as many others as that leaves
+    room for, drawn anew each epoch. ``null`` takes every slice once."""
+    crop_size: int | None = Field(ge=32, multiple_of=32)
+    """Training sees random crops of this many pixels; ``null`` trains on whole slices."""
+    average_decay: float = Field(ge=0, lt=1)
+    """Decay per step of the exponential moving average of the weights; 0 switches it off."""
+    patience: int = Field(ge=1)
+    """Epochs without a better val/dice after which training stops."""
+    precision: Literal["auto", "32", "bf16", "16"]
+    """``auto`` takes bfloat16 where the processor has instructions for it, else 32 bits."""
+    accelerator: Literal["auto", "cpu", "gpu"]
+    """Where training runs; ``gpu`` is an error on a machine without one."""
+    workers: int = Field(ge=0)
+    """Processes that read slices; 0 reads them in the main process."""
+    deterministic: bool
+    """Use deterministic algorithms only, so that a seed repeats a run bit for bit."""
+    augmentation: AugmentationParameters
+
+
+class EvaluationParameters(Parameters):
+    """What is scored, and how."""
+
+    split: Literal["train", "val", "test"]
+    """Partition to score."""
+    batch_size: int = Field(ge=1)
+    """Slices in one forward pass."""
+    bootstrap_samples: int = Field(ge=100)
+    """Resamples of the patients behind each 95 % interval."""
+
+
+class ProjectParameters(Parameters):
+    """All parameters of a run, as ``conf`` and ``--params`` give them together."""
+
+    model: Annotated[str, AfterValidator(check_model_name)]
+    """Architecture to train and to evaluate."""
+    models: Annotated[dict[str, dict[str, object]], AfterValidator(check_model_options)]
+    """Options of each architecture."""
+    seed: int = Field(ge=0)
+    """Seed of weights, sampling and augmentation."""
+    raw_path: str | None = None
+    """Folder of the raw cohort, when it is not ``data/01_raw``."""
+    split_manifest: str | None = None
+    """CSV with the columns patient and split, which replaces the seeded split."""
+    cohort: CohortParameters
+    split: SplitParameters
+    preprocessing: PreprocessingParameters
+    training: TrainingParameters
+    evaluation: EvaluationParameters
+
+
+def check_parameters(values: dict[str, object]) -> ProjectParameters:
+    """Validate all parameters of a run.
+
+    Raises:
+        InputError: A name is unknown, missing or its value of the wrong type or range; the
+            message names each.
+    """
+    try:
+        return ProjectParameters.model_validate(values)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            where = ".".join(str(part) for part in problem["loc"])
+            text = problem["msg"].removeprefix("Value error, ")
+            got = "" if isinstance(problem["input"], dict) else f" (got {problem['input']!r})"
+            lines.append(f"  {where + ': ' if where else ''}{text}{got}")
+        raise InputError(
+            "The parameters cannot be used:\n"
+            + "\n".join(lines)
+            + "\nMend them in conf/*/parameters.yml or on the command line (--params)."
+        ) from None
+
+
+def flatten(values: dict[str, object], prefix: str = "") -> dict[str, object]:
+    """Turn nested parameters into one level with dotted keys, such as ``training.epochs``."""
+    flat: dict[str, object] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

@@ -1,0 +1,52 @@
+from kedro.pipeline import Node, Pipeline
+
+from brain_mri_segmentation.cohort import SPLITS
+from brain_mri_segmentation.pipelines.data_processing.nodes import (
+    fingerprint_data,
+    index_cohort,
+    split_patients,
+    write_split_folders,
+)
+
+_SPLIT_FOLDERS = [f"{split}_{kind}" for split in SPLITS for kind in ("images", "masks")]
+
+
+def create_pipeline(**kwargs: object) -> Pipeline:
+    """Raw TIF files -> cohort table -> split by patient -> split folders."""
+    return Pipeline(
+        [
+            Node(
+                index_cohort,
+                inputs=["raw_slices", "params:cohort"],
+                outputs=["cohort", "cohort_problems"],
+                name="index_cohort",
+            ),
+            Node(
+                split_patients,
+                inputs={
+                    "cohort": "cohort",
+                    "split_manifest": "split_manifest",
+                    "parameters": "params:split",
+                },
+                outputs="patient_split",
+                name="split_patients",
+            ),
+            Node(
+                fingerprint_data,
+                inputs=["cohort", "patient_split"],
+                outputs="data_fingerprint",
+                name="fingerprint_data",
+            ),
+            Node(
+                write_split_folders,
+                inputs={
+                    "raw_slices": "raw_slices",
+                    "cohort": "cohort",
+                    "patient_split": "patient_split",
+                    "parameters": "params:preprocessing",
+                },
+                outputs={name: name for name in _SPLIT_FOLDERS},
+                name="write_split_folders",
+            ),
+        ]
+    )

@@ -1,0 +1,115 @@
+"""From a checkpoint and one partition to scores and figures."""
+
+import logging
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from brain_mri_segmentation import figures, metrics
+from brain_mri_segmentation.cohort import SliceReader, patient_of
+from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.inference import Segmenter, check_unseen, segment_patients
+from brain_mri_segmentation.models import Checkpoint
+from brain_mri_segmentation.parameters import EvaluationParameters
+
+logger = logging.getLogger(__name__)
+
+Slices = Mapping[str, SliceReader]
+
+
+def select_split(parameters: EvaluationParameters, **folders: Slices) -> tuple[Slices, Slices]:
+    """Return images and masks of the partition to score."""
+    images, masks = (folders[f"{parameters.split}_{kind}"] for kind in ("images", "masks"))
+    if not images:
+        raise InputError(
+            f"The partition '{parameters.split}' holds no slices, so there is nothing to score. "
+            "Name another one, such as --params evaluation.split=val"
+        )
+    return images, masks
+
+
+def segment_split(
+    checkpoint: Checkpoint, images: Slices, parameters: EvaluationParameters
+) -> dict[str, np.ndarray]:
+    """Predict the mask of every slice."""
+    if parameters.split != "train":
+        check_unseen(checkpoint, list(images))
+    return dict(segment_patients(Segmenter(checkpoint), images, parameters.batch_size))
+
+
+def score_predictions(predictions: Slices, masks: Slices) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Score each slice, and each patient on the sum of its slices."""
+    counts = {
+        name: metrics.confusion_counts(read(), masks[name]()) for name, read in predictions.items()
+    }
+    table = pd.DataFrame.from_dict(counts, orient="index", columns=metrics.COUNTS)
+    table = table.rename_axis("slice").reset_index()
+    table.insert(0, "patient", table["slice"].map(patient_of))
+    slice_scores = metrics.score_slices(table)
+    return slice_scores, metrics.score_patients(slice_scores)
+
+
+def summarise_scores(
+    slice_scores: pd.DataFrame,
+    checkpoint: Checkpoint,
+    data_fingerprint: dict[str, object],
+    parameters: EvaluationParameters,
+    seed: int,
+) -> tuple[dict[str, object], dict[str, dict[str, float]]]:
+    """Reduce the scores to one figure a metric, for the report and for the experiment tracker."""
+    summary = metrics.summarise(slice_scores)
+    intervals = metrics.bootstrap_intervals(slice_scores, parameters.bootstrap_samples, seed)
+    report = {
+        "model": checkpoint.model_name,
+        "split": parameters.split,
+        "patients": int(slice_scores["patient"].nunique()),
+        "slices": len(slice_scores),
+        **{name: None if np.isnan(value) else value for name, value in summary.items()},
+        "intervals_95": {
+            name: [None if np.isnan(end) else end for end in ends]
+            for name, ends in intervals.items()
+        },
+        "fingerprint": {
+            "split": data_fingerprint["split"],
+            "data": data_fingerprint[parameters.split]["data"],
+        },
+    }
+    tracked = {
+        f"{parameters.split}/{name}": {"value": value, "step": 0}
+        for name, value in summary.items()
+        if not np.isnan(value)
+    }
+    logger.info("%s", metrics.format_summary(report))
+    return report, tracked
+
+
+def draw_training_curves(training_history: pd.DataFrame) -> Figure:
+    """Draw losses and validation scores of each epoch."""
+    return figures.training_curves(training_history)
+
+
+def draw_patient_dice(
+    patient_scores: pd.DataFrame,
+    slice_scores: pd.DataFrame,
+    report: dict[str, object],
+    parameters: EvaluationParameters,
+    seed: int,
+) -> Figure:
+    """Draw each patient's Dice with its interval."""
+    intervals = metrics.patient_dice_intervals(slice_scores, parameters.bootstrap_samples, seed)
+    return figures.patient_dice(patient_scores, intervals, report)
+
+
+def draw_slice_gallery(
+    slice_scores: pd.DataFrame, images: Slices, masks: Slices, predictions: Slices
+) -> Figure:
+    """Draw the best, median and worst slices with tumour."""
+    chosen = figures.choose_slices(slice_scores)
+    return figures.slice_gallery(
+        [
+            (title, images[name](), masks[name](), predictions[name]())
+            for name, title in chosen.items()
+        ]
+    )

@@ -1,0 +1,86 @@
+from kedro.pipeline import Node, Pipeline
+
+from brain_mri_segmentation.cohort import SPLITS
+from brain_mri_segmentation.pipelines.evaluation.nodes import (
+    draw_patient_dice,
+    draw_slice_gallery,
+    draw_training_curves,
+    score_predictions,
+    segment_split,
+    select_split,
+    summarise_scores,
+)
+
+_SPLIT_FOLDERS = [f"{split}_{kind}" for split in SPLITS for kind in ("images", "masks")]
+
+
+def create_pipeline(**kwargs: object) -> Pipeline:
+    """Checkpoint and split folders -> predicted masks -> scores -> metrics and figures."""
+    return Pipeline(
+        [
+            Node(
+                select_split,
+                inputs={name: name for name in _SPLIT_FOLDERS}
+                | {"parameters": "params:evaluation"},
+                outputs=["evaluation_images", "evaluation_masks"],
+                name="select_split",
+            ),
+            Node(
+                segment_split,
+                inputs={
+                    "checkpoint": "checkpoint",
+                    "images": "evaluation_images",
+                    "parameters": "params:evaluation",
+                },
+                outputs="predictions",
+                name="segment_split",
+            ),
+            Node(
+                score_predictions,
+                inputs=["predictions", "evaluation_masks"],
+                outputs=["slice_scores", "patient_scores"],
+                name="score_predictions",
+            ),
+            Node(
+                summarise_scores,
+                inputs={
+                    "slice_scores": "slice_scores",
+                    "checkpoint": "checkpoint",
+                    "data_fingerprint": "data_fingerprint",
+                    "parameters": "params:evaluation",
+                    "seed": "params:seed",
+                },
+                outputs=["metrics", "tracked_metrics"],
+                name="summarise_scores",
+            ),
+            Node(
+                draw_training_curves,
+                inputs="training_history",
+                outputs="training_curves",
+                name="draw_training_curves",
+            ),
+            Node(
+                draw_patient_dice,
+                inputs={
+                    "patient_scores": "patient_scores",
+                    "slice_scores": "slice_scores",
+                    "report": "metrics",
+                    "parameters": "params:evaluation",
+                    "seed": "params:seed",
+                },
+                outputs="patient_dice",
+                name="draw_patient_dice",
+            ),
+            Node(
+                draw_slice_gallery,
+                inputs={
+                    "slice_scores": "slice_scores",
+                    "images": "evaluation_images",
+                    "masks": "evaluation_masks",
+                    "predictions": "predictions",
+                },
+                outputs="slice_gallery",
+                name="draw_slice_gallery",
+            ),
+        ]
+    )

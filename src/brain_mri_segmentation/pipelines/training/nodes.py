@@ -1,0 +1,52 @@
+"""From split folders to a checkpoint."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+from lightning.pytorch.loggers import Logger
+
+from brain_mri_segmentation.cohort import SliceReader
+from brain_mri_segmentation.models import Checkpoint
+from brain_mri_segmentation.parameters import (
+    PreprocessingParameters,
+    TrainingParameters,
+    flatten,
+)
+from brain_mri_segmentation.training import Partition, Recipe, fit
+
+Slices = Mapping[str, SliceReader]
+
+
+def train_model(
+    train_images: Slices,
+    train_masks: Slices,
+    val_images: Slices,
+    val_masks: Slices,
+    data_fingerprint: dict[str, object],
+    model: str,
+    models: dict[str, dict[str, object]],
+    preprocessing: PreprocessingParameters,
+    training: TrainingParameters,
+    seed: int,
+    training_workspace: Path,
+    experiment_logger: Logger | None,
+) -> tuple[Checkpoint, pd.DataFrame]:
+    """Train the chosen model; return it at its best validation Dice, and its history."""
+    recipe = Recipe(
+        model_name=model,
+        model_options=models.get(model, {}),
+        preprocessing=preprocessing,
+        training=training,
+        seed=seed,
+        metadata={"fingerprint": data_fingerprint},
+    )
+    if experiment_logger is not None:
+        experiment_logger.log_hyperparams(flatten({"fingerprint": data_fingerprint}))
+    return fit(
+        recipe,
+        Partition(train_images, train_masks),
+        Partition(val_images, val_masks),
+        training_workspace,
+        experiment_logger,
+    )

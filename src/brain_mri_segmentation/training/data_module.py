@@ -1,0 +1,165 @@
+"""Slices as batches: which ones an epoch holds, and in which order."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TypedDict
+
+import lightning
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from brain_mri_segmentation.cohort import SliceReader, by_patient, patient_of
+from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.parameters import PreprocessingParameters, TrainingParameters
+from brain_mri_segmentation.preprocessing import IntensityStatistics, to_tensor
+
+
+class Batch(TypedDict):
+    """What a model is trained and validated on."""
+
+    image: torch.Tensor
+    """(N, 3, S, S) uint8."""
+    mask: torch.Tensor
+    """(N, S, S) int64, 0 or 1."""
+    statistics: torch.Tensor
+    """(N, 4, 3) float32, intensities of the slice's volume."""
+    patient: torch.Tensor
+    """(N,) int64, place of the patient in ``SliceDataset.patients``."""
+
+
+class SliceDataset(Dataset[dict[str, object]]):
+    """Pairs of image and mask of one partition, read when asked for.
+
+    Args:
+        images: Readers of (S, S, 3) uint8 by slice name.
+        masks: Readers of (S, S) uint8 by the same names.
+        preprocessing: How intensities are normalised.
+
+    Raises:
+        InputError: The names of images and masks differ.
+    """
+
+    def __init__(
+        self,
+        images: Mapping[str, SliceReader],
+        masks: Mapping[str, SliceReader],
+        preprocessing: PreprocessingParameters,
+    ) -> None:
+        if unpaired := sorted(images.keys() ^ masks.keys()):
+            raise InputError(
+                f"{len(unpaired)} slice(s) have an image or a mask but not both, such as "
+                f"{unpaired[0]}. Write the split folders anew: kedro run --pipeline data_processing"
+            )
+        groups = by_patient(list(images))
+        self.patients = list(groups)
+        self.names = [name for names in groups.values() for name in names]
+        self._images, self._masks = images, masks
+        self._statistics = {
+            patient: IntensityStatistics.of(
+                (images[name]() for name in names),
+                preprocessing.lower_percentile,
+                preprocessing.upper_percentile,
+            ).values
+            for patient, names in groups.items()
+        }
+        self._place = {patient: i for i, patient in enumerate(self.patients)}
+        self.holds_tumour = np.array([bool(masks[name]().any()) for name in self.names])
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> dict[str, object]:
+        name = self.names[index]
+        patient = patient_of(name)
+        return {
+            "image": to_tensor(self._images[name]()),
+            "mask": torch.from_numpy((self._masks[name]() > 0).astype(np.int64)),
+            "statistics": torch.from_numpy(self._statistics[patient]),
+            "patient": self._place[patient],
+        }
+
+
+class TumourShareSampler(Sampler[int]):
+    """All slices with tumour, and as many others as a given share leaves room for.
+
+    The order and the choice of the others depend on the seed and the epoch alone.
+
+    Args:
+        holds_tumour: (slices,) bool.
+        tumour_share: Share of slices with tumour in an epoch; None takes every slice once.
+        seed: Seed of the draws.
+    """
+
+    def __init__(self, holds_tumour: np.ndarray, tumour_share: float | None, seed: int) -> None:
+        self._tumour, self._others = np.flatnonzero(holds_tumour), np.flatnonzero(~holds_tumour)
+        wanted = len(self._others)
+        if tumour_share is not None:
+            wanted = round(len(self._tumour) * (1 - tumour_share) / tumour_share)
+        self._others_per_epoch = min(wanted, len(self._others))
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw anew; Lightning calls this at the start of each epoch."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._tumour) + self._others_per_epoch
+
+    def __iter__(self) -> Iterator[int]:
+        random = np.random.default_rng((self._seed, self._epoch))
+        others = random.choice(self._others, self._others_per_epoch, replace=False)
+        return iter(random.permutation(np.concatenate([self._tumour, others])).tolist())
+
+
+class SliceDataModule(lightning.LightningDataModule):
+    """Training and validation slices in batches.
+
+    Args:
+        train: Slices to learn from.
+        val: Slices to select by.
+        settings: Batch size, share of tumour slices, workers.
+        seed: Seed of the sampling.
+
+    Raises:
+        InputError: A partition is empty or holds no tumour.
+    """
+
+    def __init__(
+        self, train: SliceDataset, val: SliceDataset, settings: TrainingParameters, seed: int
+    ) -> None:
+        super().__init__()
+        for name, dataset in (("train", train), ("val", val)):
+            if not dataset.holds_tumour.any():
+                raise InputError(
+                    f"The {name} partition holds {len(dataset)} slice(s) and no tumour, so that "
+                    "Dice means nothing there. Choose another split seed or manifest."
+                )
+        self.train, self.val, self._settings = train, val, settings
+        self._sampler = TumourShareSampler(train.holds_tumour, settings.tumour_share, seed)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps in an epoch."""
+        return math.ceil(len(self._sampler) / self._settings.batch_size)
+
+    def train_dataloader(self) -> DataLoader[dict[str, object]]:
+        """Return the batches of one epoch."""
+        return self._loader(self.train, sampler=self._sampler)
+
+    def val_dataloader(self) -> DataLoader[dict[str, object]]:
+        """Return every validation slice once, in order."""
+        return self._loader(self.val)
+
+    def _loader(
+        self, dataset: SliceDataset, sampler: Sampler[int] | None = None
+    ) -> DataLoader[dict[str, object]]:
+        return DataLoader(
+            dataset,
+            batch_size=self._settings.batch_size,
+            sampler=sampler,
+            num_workers=self._settings.workers,
+            persistent_workers=self._settings.workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )

@@ -1,0 +1,198 @@
+"""From split folders to a checkpoint."""
+
+import logging
+import sys
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import lightning
+import pandas as pd
+import torch
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    TQDMProgressBar,
+)
+from lightning.pytorch.loggers import Logger
+from torch import nn
+
+from brain_mri_segmentation.cohort import SliceReader
+from brain_mri_segmentation.models import Checkpoint, create_model
+from brain_mri_segmentation.parameters import PreprocessingParameters, TrainingParameters
+from brain_mri_segmentation.provenance import git_commit, package_versions
+from brain_mri_segmentation.training.callbacks import METRICS, AtomicCheckpointIO, EpochReport
+from brain_mri_segmentation.training.data_module import SliceDataModule, SliceDataset
+from brain_mri_segmentation.training.hardware import (
+    check_accelerator,
+    choose_memory_format,
+    choose_precision,
+    keep_freed_memory,
+)
+from brain_mri_segmentation.training.segmentation_module import SegmentationModule
+
+logger = logging.getLogger(__name__)
+
+_NETWORK = "network."  # where SegmentationModule holds the network, in a state dict
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Readers of one partition's slices by name: (S, S, 3) uint8 images and (S, S) uint8 masks."""
+
+    images: Mapping[str, SliceReader]
+    masks: Mapping[str, SliceReader]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained, and how."""
+
+    model_name: str
+    model_options: dict[str, object]
+    preprocessing: PreprocessingParameters
+    training: TrainingParameters
+    seed: int
+    metadata: dict[str, object] = field(default_factory=dict)
+    """Stored with the checkpoint, such as fingerprints of the data."""
+
+
+def fit(
+    recipe: Recipe,
+    train: Partition,
+    val: Partition,
+    workspace: Path,
+    experiment: Logger | None = None,
+) -> tuple[Checkpoint, pd.DataFrame]:
+    """Train a network and return it at the epoch with the highest validation Dice.
+
+    Args:
+        recipe: What is trained, and how.
+        train: Slices to learn from.
+        val: Slices that select the epoch and stop the training.
+        workspace: Folder for Lightning's own checkpoint of the best epoch so far.
+        experiment: Gets the scores of each epoch as they come.
+
+    Returns:
+        The checkpoint, and the history with one row an epoch (see ``EpochReport.history``).
+
+    Raises:
+        InputError: A partition holds no tumour, pretrained weights cannot be had, there is no
+            GPU, or the workspace cannot be written.
+    """
+    settings = recipe.training
+    check_accelerator(settings.accelerator)
+    keep_freed_memory()
+    lightning.seed_everything(recipe.seed, workers=True, verbose=False)
+
+    network = create_model(recipe.model_name, recipe.model_options)
+    network.to(memory_format=choose_memory_format(settings.accelerator))
+    data = SliceDataModule(
+        SliceDataset(train.images, train.masks, recipe.preprocessing),
+        SliceDataset(val.images, val.masks, recipe.preprocessing),
+        settings,
+        recipe.seed,
+    )
+    module = SegmentationModule(
+        network, settings, len(data.val.patients), recipe.preprocessing.threshold, recipe.seed
+    )
+    report = EpochReport(experiment)
+    best = ModelCheckpoint(
+        workspace, "best", monitor="val/dice", mode="max", enable_version_counter=False
+    )
+    _quieten_lightning()
+    trainer = _make_trainer(settings, [report, best])
+    logger.info(
+        "Training %s (%.2f M parameters) on %d slices of %d patients, %d steps an epoch, "
+        "precision %s; validating on %d slices of %d patients",
+        recipe.model_name,
+        sum(p.numel() for p in network.parameters()) / 1e6,
+        len(data.train),
+        len(data.train.patients),
+        data.steps_per_epoch,
+        trainer.precision,
+        len(data.val),
+        len(data.val.patients),
+    )
+    trainer.fit(module, data)
+
+    weights = _network_weights(Path(best.best_model_path))
+    return _make_checkpoint(recipe, network, weights, data.train.patients, report), report.history
+
+
+def _make_trainer(settings: TrainingParameters, callbacks: list[Callback]) -> lightning.Trainer:
+    callbacks = [*callbacks, EarlyStopping("val/dice", mode="max", patience=settings.patience)]
+    if settings.average_decay:
+        callbacks.append(EMAWeightAveraging(decay=settings.average_decay))
+    interactive = sys.stderr.isatty()  # a log file is better off with a line an epoch
+    if interactive:
+        callbacks.append(TQDMProgressBar(leave=False))
+    deterministic: bool | str = settings.deterministic
+    if deterministic and torch.cuda.is_available():
+        deterministic = "warn"  # the backward pass of bilinear upsampling has no such algorithm
+    # Only algorithms that read memory they never wrote need it filled, and ours do not.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    return lightning.Trainer(
+        accelerator=settings.accelerator,
+        devices=1,
+        precision=choose_precision(settings.precision, settings.accelerator),
+        max_epochs=settings.epochs,
+        deterministic=deterministic,
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()],
+        logger=False,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        enable_progress_bar=interactive,
+    )
+
+
+def _quieten_lightning() -> None:
+    """Silence what Lightning says about itself; EpochReport says what a user wants to know."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (
+        # Reading slices takes a hundredth of a step; workers would only take the cores away.
+        ".*does not have many workers",
+        ".*isinstance\\(treespec, LeafSpec\\)",
+        ".*You have overridden `on_after_batch_transfer`",
+        ".*exists and is not empty",
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+def _network_weights(path: Path) -> dict[str, torch.Tensor]:
+    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    return {
+        name.removeprefix(_NETWORK): value.contiguous()
+        for name, value in state.items()
+        if name.startswith(_NETWORK)
+    }
+
+
+def _make_checkpoint(
+    recipe: Recipe,
+    network: nn.Module,
+    weights: dict[str, torch.Tensor],
+    train_patients: list[str],
+    report: EpochReport,
+) -> Checkpoint:
+    best = report.best
+    return Checkpoint(
+        model_name=recipe.model_name,
+        model_config=network.config,
+        preprocessing=recipe.preprocessing.model_dump(),
+        weights=weights,
+        metadata={
+            "epoch": best["epoch"],
+            "scores": {name: best[name] for name in METRICS},
+            "training": recipe.training.model_dump(),
+            "seed": recipe.seed,
+            "code": git_commit(),
+            "versions": package_versions(),
+            "train_patients": train_patients,
+        }
+        | recipe.metadata,
+    )

@@ -1,0 +1,78 @@
+"""What the machine can do: where training runs, in which number format and memory layout."""
+
+import ctypes
+import logging
+import sys
+
+import torch
+
+from brain_mri_segmentation.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+# Parameters of mallopt in glibc's malloc.h.
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
+
+
+def check_accelerator(accelerator: str) -> None:
+    """Refuse to look for a GPU where there is none.
+
+    Raises:
+        InputError: ``gpu`` is asked for on a machine without one.
+    """
+    if accelerator == "gpu" and not (torch.cuda.is_available() or torch.mps.is_available()):
+        raise InputError(
+            "training.accelerator=gpu, but PyTorch finds no GPU on this machine. Leave out "
+            "'--env gpu', or give --params training.accelerator=auto; on a machine with a GPU, "
+            "check its driver (nvidia-smi) and that this PyTorch build supports it "
+            f"(installed: {torch.__version__})."
+        )
+
+
+def choose_precision(precision: str, accelerator: str) -> str:
+    """Return Lightning's name of a number format: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
+
+    Args:
+        precision: ``auto``, ``32``, ``bf16`` or ``16``.
+        accelerator: ``auto``, ``cpu`` or ``gpu``.
+    """
+    if precision != "auto":
+        return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[precision]
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    if accelerator != "cpu" and torch.mps.is_available():
+        return "32-true"
+    # Without these instructions bfloat16 is emulated, many times slower than 32 bits.
+    supported = torch.cpu.get_capabilities()
+    if supported.get("avx512_bf16") or supported.get("amx_bf16"):
+        return "bf16-mixed"
+    return "32-true"
+
+
+def choose_memory_format(accelerator: str) -> torch.memory_format:
+    """Return the layout in which convolutions are fastest.
+
+    Channels last wins on GPUs and on processors with AVX-512; on those with AVX2 alone it loses
+    (benchmarks/train_throughput.py shows both).
+    """
+    on_gpu = accelerator != "cpu" and torch.cuda.is_available()
+    if on_gpu or torch.cpu.get_capabilities().get("avx512_f"):
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed memory for the next step; elsewhere do nothing.
+
+    By default it gives large blocks back to the system, and every training step spends up to half
+    its time on page faults. Has the effect of starting the process with MALLOC_MMAP_MAX_=0
+    MALLOC_TRIM_THRESHOLD_=-1 MALLOC_TOP_PAD_=268435456.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:  # another C library, such as musl
+        return
+    for parameter, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_TOP_PAD, 256 * 2**20)):
+        if not mallopt(parameter, value):
+            logger.debug("mallopt(%d, %d) was refused", parameter, value)

@@ -1,0 +1,107 @@
+"""What one step of training and validation does."""
+
+import lightning
+import numpy as np
+import torch
+from torch import nn
+
+from brain_mri_segmentation.metrics import confusion_counts, dice, iou, pixel_accuracy
+from brain_mri_segmentation.parameters import TrainingParameters
+from brain_mri_segmentation.preprocessing import normalise
+from brain_mri_segmentation.training.augmentation import Augmentation
+from brain_mri_segmentation.training.data_module import Batch
+from brain_mri_segmentation.training.losses import DiceCrossEntropyLoss
+
+
+class SegmentationModule(lightning.LightningModule):
+    """A network with its loss, its optimiser and its validation scores.
+
+    Args:
+        network: Gives logits (N, 2, H, W) for normalised images (N, 3, H, W).
+        settings: How it is trained.
+        val_patients: Number of patients in validation.
+        threshold: Tumour probability from which a pixel belongs to the mask.
+        seed: Seed of the augmentation.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        settings: TrainingParameters,
+        val_patients: int,
+        threshold: float,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.loss = DiceCrossEntropyLoss(settings.dice_weight)
+        self._settings = settings
+        self._augmentation = Augmentation(settings.augmentation, settings.crop_size)
+        self._threshold = threshold
+        self._seed = seed
+        self._counts = np.zeros((val_patients, 4), dtype=np.int64)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Return logits (N, 2, H, W) of normalised images (N, 3, H, W)."""
+        return self.network(image)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Normalise a batch on the device, and augment it in training."""
+        image, mask = normalise(batch["image"], batch["statistics"]), batch["mask"]
+        if self.trainer.training:
+            # One stream of random numbers a step: what a step sees depends on its number alone.
+            generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self.global_step)
+            image, mask = self._augmentation(image, mask, generator)
+        return batch | {"image": image, "mask": mask}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """Return the loss of a batch."""
+        loss = self.loss(self(batch["image"]), batch["mask"])
+        self._log("train/loss", loss, batch)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the counts of the epoch before."""
+        self._counts[:] = 0
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add a batch to the counts of its patients."""
+        logits = self(batch["image"])
+        loss = self.loss(logits, batch["mask"])
+        self._log("val/loss", loss, batch)
+        prediction = logits.float().softmax(dim=1)[:, 1] >= self._threshold  # (N, H, W)
+        counts = confusion_counts(prediction.cpu().numpy(), batch["mask"].cpu().numpy())
+        np.add.at(self._counts, batch["patient"].cpu().numpy(), counts)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean over patients of Dice and IoU, each of a patient's summed counts."""
+        scores = {
+            "val/dice": float(np.nanmean(dice(self._counts))),
+            "val/iou": float(np.nanmean(iou(self._counts))),
+            "val/pixel_accuracy": float(pixel_accuracy(self._counts.sum(axis=0))),
+        }
+        self.log_dict(scores, logger=False)
+
+    def _log(self, name: str, value: torch.Tensor, batch: Batch) -> None:
+        """Average a value over the epoch; EpochReport sends it to the experiment logger."""
+        size = len(batch["image"])
+        self.log(name, value, on_step=False, on_epoch=True, logger=False, batch_size=size)
+
+    def configure_optimizers(self) -> dict[str, object]:
+        """Return AdamW with a one-cycle schedule: a warm-up, then a decay, both along cosines."""
+        optimiser = torch.optim.AdamW(
+            self.network.parameters(),
+            lr=self._settings.learning_rate,
+            weight_decay=self._settings.weight_decay,
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser,
+            max_lr=self._settings.learning_rate,
+            total_steps=int(self.trainer.estimated_stepping_batches),
+            pct_start=self._settings.warmup_share,
+            cycle_momentum=False,
+        )
+        return {
+            "optimizer": optimiser,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
