@@ -54,8 +54,8 @@ def patient_dice(
     reach = [(score - table["lower"]).clip(lower=0), (table["upper"] - score).clip(lower=0)]
     axes.barh(place, score, color=BLUE, xerr=reach, error_kw={"ecolor": "black", "capsize": 2})
     labels = [
-        f"{patient} ({row.slices})" + (" no tumour" if np.isnan(row.dice) else "")
-        for patient, row in table.iterrows()
+        f"{row.Index} ({row.slices})" + (" no tumour" if np.isnan(row.dice) else "")
+        for row in table.itertuples()
     ]
     axes.set_yticks(place, labels, fontsize=8)
     mean, ends = report["dice"], report["intervals_95"]["dice"]

@@ -24,11 +24,13 @@ class Parameters(BaseModel):
     @classmethod
     def _refuse_unknown_names(cls, values: object) -> object:
         if isinstance(values, dict):
-            for name in values.keys() - cls.model_fields.keys():
-                close = difflib.get_close_matches(str(name), cls.model_fields, n=1)
-                guess = f" Did you mean '{close[0]}'?" if close else ""
+            unknown = []
+            for name in sorted(map(str, values.keys() - cls.model_fields.keys())):
+                close = difflib.get_close_matches(name, cls.model_fields, n=1)
+                unknown.append(f"'{name}'" + (f" (did you mean '{close[0]}'?)" if close else ""))
+            if unknown:
                 allowed = ", ".join(sorted(cls.model_fields))
-                raise ValueError(f"unknown parameter '{name}'.{guess} Allowed here: {allowed}")
+                raise ValueError(f"unknown: {', '.join(unknown)}. Allowed here: {allowed}")
         return values
 
     def __str__(self) -> str:

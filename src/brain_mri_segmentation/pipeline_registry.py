@@ -1,7 +1,12 @@
 """The pipelines of this project."""
 
+from pkgutil import iter_modules
+
 from kedro.framework.project import find_pipelines
 from kedro.pipeline import Pipeline
+
+import brain_mri_segmentation.pipelines as pipelines_package
+from brain_mri_segmentation.errors import InputError
 
 # What `kedro run` without --pipeline runs.
 DEFAULT = ("data_processing", "training", "evaluation")
@@ -9,7 +14,17 @@ DEFAULT = ("data_processing", "training", "evaluation")
 
 def register_pipelines() -> dict[str, Pipeline]:
     """Return the pipelines by name."""
-    pipelines = find_pipelines(raise_errors=True)
+    try:
+        pipelines = find_pipelines(raise_errors=True)
+    except ImportError as error:
+        asked_for = getattr(error.__cause__, "name", None) or ""
+        package, _, name = asked_for.rpartition(".")
+        if package != pipelines_package.__name__:
+            raise
+        there = sorted(module.name for module in iter_modules(pipelines_package.__path__))
+        raise InputError(
+            f"There is no pipeline '{name}'. There are: {', '.join(there)}."
+        ) from error
     # Kedro finds only the pipelines that a run asks for, so some of the default may be absent.
     default = (pipeline for name, pipeline in pipelines.items() if name in DEFAULT)
     pipelines["__default__"] = sum(default, Pipeline([]))

@@ -8,14 +8,25 @@ from brain_mri_segmentation.errors import show_input_errors_without_traceback
 # Notes from libraries to each other's developers, which a user can do nothing about.
 _NOT_FOR_USERS = (
     "register_new_resolver",
-    ".*Add type hints to the `predict` method",
+    "Add type hints to the `predict` method",
     "Option '--pipeline' is deprecated",
+    "isinstance(treespec, LeafSpec)",
+    "You have overridden `on_after_batch_transfer`",
+    # Reading slices takes a hundredth of a step; workers would only take the cores away.
+    "does not have many workers",
+    "exists and is not empty",
 )
 
 
 @cache  # both Kedro's command line (entry point kedro.init) and settings.py ask for it
 def prepare() -> None:
     """Silence notes that are not for users, and show input errors without a traceback."""
-    for message in _NOT_FOR_USERS:
-        warnings.filterwarnings("ignore", message)
+    # A filter would not do: libraries put filters of their own in front of it.
+    show = warnings.showwarning
+
+    def show_if_for_users(message: Warning | str, *details: object) -> None:
+        if not any(note in str(message) for note in _NOT_FOR_USERS):
+            show(message, *details)
+
+    warnings.showwarning = show_if_for_users
     show_input_errors_without_traceback()

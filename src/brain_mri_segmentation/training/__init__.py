@@ -1,5 +1,5 @@
 """Fitting a model."""
 
-from brain_mri_segmentation.training.fit import Partition, Recipe, fit
+from brain_mri_segmentation.training.fit import Partition, Recipe, fit_model
 
-__all__ = ["Partition", "Recipe", "fit"]
+__all__ = ["Partition", "Recipe", "fit_model"]

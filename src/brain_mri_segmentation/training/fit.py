@@ -2,7 +2,6 @@
 
 import logging
 import sys
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,7 +59,7 @@ class Recipe:
     """Stored with the checkpoint, such as fingerprints of the data."""
 
 
-def fit(
+def fit_model(
     recipe: Recipe,
     train: Partition,
     val: Partition,
@@ -103,7 +102,9 @@ def fit(
     best = ModelCheckpoint(
         workspace, "best", monitor="val/dice", mode="max", enable_version_counter=False
     )
-    _quieten_lightning()
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        # EpochReport says what a user wants to know.
+        logging.getLogger(name).setLevel(logging.WARNING)
     trainer = _make_trainer(settings, [report, best])
     logger.info(
         "Training %s (%.2f M parameters) on %d slices of %d patients, %d steps an epoch, "
@@ -148,19 +149,6 @@ def _make_trainer(settings: TrainingParameters, callbacks: list[Callback]) -> li
         enable_model_summary=False,
         enable_progress_bar=interactive,
     )
-
-
-def _quieten_lightning() -> None:
-    """Silence what Lightning says about itself; EpochReport says what a user wants to know."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in (
-        # Reading slices takes a hundredth of a step; workers would only take the cores away.
-        ".*does not have many workers",
-        ".*isinstance\\(treespec, LeafSpec\\)",
-        ".*You have overridden `on_after_batch_transfer`",
-        ".*exists and is not empty",
-    ):
-        warnings.filterwarnings("ignore", message)
 
 
 def _network_weights(path: Path) -> dict[str, torch.Tensor]:

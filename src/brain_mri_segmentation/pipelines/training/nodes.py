@@ -13,7 +13,7 @@ from brain_mri_segmentation.parameters import (
     TrainingParameters,
     flatten,
 )
-from brain_mri_segmentation.training import Partition, Recipe, fit
+from brain_mri_segmentation.training import Partition, Recipe, fit_model
 
 Slices = Mapping[str, SliceReader]
 
@@ -43,7 +43,7 @@ def train_model(
     )
     if experiment_logger is not None:
         experiment_logger.log_hyperparams(flatten({"fingerprint": data_fingerprint}))
-    return fit(
+    return fit_model(
         recipe,
         Partition(train_images, train_masks),
         Partition(val_images, val_masks),

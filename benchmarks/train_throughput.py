@@ -1,0 +1,158 @@
+"""How close training comes to a bare PyTorch loop on this machine.
+
+    .venv/bin/python benchmarks/train_throughput.py [--model segformer] [--batch-size 16]
+
+The bare loop runs forward, backward and AdamW on random tensors that never change, each variant in
+a process of its own, since memory settings are those of a process. The project's figure is of
+``fit_model`` itself on a synthetic cohort: reading TIF files, normalising, augmenting, moving
+average, validation of three slices and writing the checkpoint. Both are milliseconds a slice, the
+smaller of two rounds.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from torch.nn import functional as F
+
+from brain_mri_segmentation.datasets import SliceFolderDataset
+from brain_mri_segmentation.models import create_model
+from brain_mri_segmentation.parameters import check_parameters
+from brain_mri_segmentation.phantom import make_volume
+from brain_mri_segmentation.training import Partition, Recipe, fit_model
+from brain_mri_segmentation.training.hardware import (
+    choose_memory_format,
+    choose_precision,
+    keep_freed_memory,
+)
+
+PROJECT = Path(__file__).resolve().parents[1]
+VARIANTS = {  # name: (bfloat16, channels_last, keep freed memory)
+    "plain fp32": (False, False, False),
+    "channels_last": (False, True, False),
+    "bf16 autocast": (True, False, False),
+    "bf16 and channels_last": (True, True, False),
+    "fp32, memory kept": (False, False, True),
+    "channels_last, memory kept": (False, True, True),
+    "bf16 and channels_last, memory kept": (True, True, True),
+}
+
+
+def options_of(model: str) -> dict[str, object]:
+    """Return the model's options, from scratch."""
+    values = yaml.safe_load((PROJECT / "conf/base/parameters.yml").read_text())["models"][model]
+    return values | ({"pretrained": None} if model == "segformer" else {})
+
+
+def bare_loop(model: str, size: int, batch: int, steps: int, variant: tuple[bool, ...]) -> float:
+    """Return milliseconds a slice of forward, backward and step alone."""
+    bf16, channels_last, keep = variant
+    if keep:
+        keep_freed_memory()
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    network = create_model(model, options_of(model)).to(memory_format=layout)
+    optimiser = torch.optim.AdamW(network.parameters())
+    images = torch.randn(batch, 3, size, size).to(memory_format=layout)
+    masks = torch.randint(0, 2, (batch, size, size))
+    rounds = []
+    for _ in range(2):
+        started = time.perf_counter()
+        for _ in range(steps):
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                logits = network(images)
+            loss = F.cross_entropy(logits.float(), masks)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        rounds.append(time.perf_counter() - started)
+    return 1000 * min(rounds) / (steps * batch)
+
+
+def project_loop(model: str, size: int, batch: int, steps: int) -> float:
+    """Return milliseconds a slice of the project's own training."""
+    values = yaml.safe_load((PROJECT / "conf/base/parameters.yml").read_text())
+    values["preprocessing"]["image_size"] = size
+    values["training"] |= {
+        "epochs": 2,
+        "batch_size": batch,
+        "tumour_share": None,
+        "accelerator": "cpu",
+    }
+    parameters = check_parameters(values | {"model": model})
+    random = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+
+        def partition(name: str, slices: int) -> Partition:
+            volume = make_volume(slices, size, random)
+            stored = []
+            for kind in (0, 1):
+                dataset = SliceFolderDataset(path=f"{folder}/{name}/{kind}")
+                dataset.save({f"{name}_{n}": pair[kind] for n, pair in enumerate(volume)})
+                stored.append(dataset.load())
+            return Partition(*stored)
+
+        train, val = partition("train", batch * steps), partition("val", 3)
+        recipe = Recipe(
+            model, options_of(model), parameters.preprocessing, parameters.training, seed=0
+        )
+        _, history = fit_model(recipe, train, val, Path(folder) / "workspace")
+    return 1000 * history["seconds"].min() / (batch * steps)
+
+
+def in_own_process(arguments: argparse.Namespace, job: str) -> float:
+    """Run one measurement in a process of its own."""
+    command = [sys.executable, __file__, "--job", job, "--model", arguments.model]
+    command += ["--size", str(arguments.size), "--batch-size", str(arguments.batch_size)]
+    command += ["--steps", str(arguments.steps)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="unet", choices=["unet", "segformer"])
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=3, help="steps in a round")
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    shape = (options.model, options.size, options.batch_size, options.steps)
+    if options.job == "project":
+        print(json.dumps(project_loop(*shape)))
+    elif options.job:
+        print(json.dumps(bare_loop(*shape, VARIANTS[options.job])))
+    else:
+        report(options)
+
+
+def report(options: argparse.Namespace) -> None:
+    """Measure every variant that the processor has instructions for, then the project."""
+    bf16 = choose_precision("auto", "cpu") == "bf16-mixed"
+    channels_last = choose_memory_format("cpu") == torch.channels_last
+    chosen = next(n for n, v in VARIANTS.items() if v == (bf16, channels_last, True))
+    print(
+        f"{options.model}, {options.size} x {options.size}, batch {options.batch_size}, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}: ms a slice"
+    )
+    bare = {}
+    for name, variant in VARIANTS.items():
+        if variant[0] and not bf16:
+            print(f"  {name:<38} left out: the processor emulates bfloat16")
+            continue
+        bare[name] = in_own_process(options, name)
+        print(f"  {name:<38} {bare[name]:7.1f}" + ("  <- reference" if name == chosen else ""))
+    project = in_own_process(options, "project")
+    print(f"  {'the project, precision auto':<38} {project:7.1f}")
+    print(f"ratio of the project to the bare loop: {project / bare[chosen]:.2f}")
+
+
+if __name__ == "__main__":
+    main()

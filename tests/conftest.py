@@ -1,0 +1,64 @@
+"""What many tests share: the project's own parameters, and synthetic cohorts."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from brain_mri_segmentation.parameters import ProjectParameters, check_parameters
+from brain_mri_segmentation.phantom import write_cohort
+
+PROJECT = Path(__file__).resolve().parents[1]
+SHARED_COHORT = PROJECT.parent / "shared" / "data" / "lgg"
+
+
+@pytest.fixture(scope="session")
+def parameter_values() -> dict:
+    """The values of conf/base/parameters.yml, as Kedro would give them."""
+    values = yaml.safe_load((PROJECT / "conf/base/parameters.yml").read_text())
+    return values | {"model": "unet"}
+
+
+@pytest.fixture(scope="session")
+def parameters(parameter_values) -> ProjectParameters:
+    return check_parameters(parameter_values)
+
+
+@pytest.fixture(scope="session")
+def shared_cohort() -> Path:
+    if not SHARED_COHORT.is_dir():
+        pytest.skip("the real cohort is not beside this checkout")
+    return SHARED_COHORT
+
+
+@pytest.fixture(scope="session")
+def phantom_folder(tmp_path_factory) -> Path:
+    """Five synthetic patients with six slices of 64 x 64 pixels each; nobody may change them."""
+    folder = tmp_path_factory.mktemp("phantoms")
+    write_cohort(folder, patients=5, slices=6, size=64, seed=1)
+    return folder
+
+
+class SyntheticSlices:
+    """Images with a bright square as tumour, and their masks, as readers by slice name."""
+
+    def __init__(self, patients: int, slices: int, size: int = 32, tumour: bool = True) -> None:
+        random = np.random.default_rng(0)
+        self.images, self.masks = {}, {}
+        for patient in range(patients):
+            for number in range(1, slices + 1):
+                image = random.integers(40, 80, (size, size, 3), dtype=np.uint8)
+                mask = np.zeros((size, size), np.uint8)
+                if tumour and number % 2:
+                    row, column = random.integers(0, size // 2, 2)
+                    mask[row : row + size // 3, column : column + size // 3] = 255
+                    image[mask > 0] += 120
+                name = f"P{patient}_{number}"
+                self.images[name] = lambda image=image: image
+                self.masks[name] = lambda mask=mask: mask
+
+
+@pytest.fixture
+def synthetic_slices():
+    return SyntheticSlices

@@ -1,0 +1,81 @@
+"""The datasets that are a few lines each."""
+
+import mlflow
+import pytest
+import torch
+from kedro.io import DatasetError
+
+from brain_mri_segmentation.datasets import (
+    CheckpointDataset,
+    ExperimentLoggerDataset,
+    OptionalTableDataset,
+    WorkspaceDataset,
+)
+from brain_mri_segmentation.models import Checkpoint, create_model
+
+
+@pytest.fixture
+def checkpoint(parameters):
+    model = create_model("unet", {"channels": [4, 8]})
+    return Checkpoint(
+        "unet", model.config, parameters.preprocessing.model_dump(), model.state_dict()
+    )
+
+
+def test_a_checkpoint_is_saved_and_loaded(checkpoint, tmp_path):
+    dataset = CheckpointDataset(filepath=str(tmp_path / "best.ckpt"), model="unet")
+    assert not dataset.exists()
+    dataset.save(checkpoint)
+    assert dataset.exists()
+    assert dataset.load().describe() == checkpoint.describe()
+
+
+def test_a_checkpoint_of_another_architecture_is_refused_naming_both(checkpoint, tmp_path):
+    path = str(tmp_path / "best.ckpt")
+    CheckpointDataset(filepath=path).save(checkpoint)
+    with pytest.raises(DatasetError, match="holds a 'unet', but this run is for model=segformer"):
+        CheckpointDataset(filepath=path, model="segformer").load()
+
+
+def test_an_optional_table_is_none_without_a_file_and_text_with_one(tmp_path):
+    assert OptionalTableDataset(filepath=None).load() is None
+    (tmp_path / "split.csv").write_text("patient,split\n001,train\nNA,val\n")
+    table = OptionalTableDataset(filepath=str(tmp_path / "split.csv")).load()
+    assert table.to_dict("list") == {"patient": ["001", "NA"], "split": ["train", "val"]}
+
+
+def test_a_table_that_is_named_but_missing_is_refused(tmp_path):
+    with pytest.raises(DatasetError, match=r"gone.csv cannot be read.*mend the path"):
+        OptionalTableDataset(filepath=str(tmp_path / "gone.csv")).load()
+
+
+def test_a_workspace_is_made(tmp_path):
+    dataset = WorkspaceDataset(path=str(tmp_path / "a/b"))
+    assert dataset.load() == tmp_path / "a/b"
+    assert (tmp_path / "a/b").is_dir()
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [OptionalTableDataset(filepath=None), WorkspaceDataset(path="x"), ExperimentLoggerDataset()],
+)
+def test_what_is_only_read_cannot_be_saved(dataset):
+    with pytest.raises(DatasetError):
+        dataset.save(torch.zeros(1))
+
+
+def test_the_logger_writes_to_the_active_run_and_leaves_it_open(tmp_path):
+    assert ExperimentLoggerDataset().load() is None
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    try:
+        with mlflow.start_run() as run:
+            logger = ExperimentLoggerDataset().load()
+            logger.log_metrics({"val/dice": 0.25}, step=1)
+            logger.log_metrics({"val/dice": 0.5}, step=2)
+            logger.finalize("success")
+            client = mlflow.MlflowClient()
+            assert client.get_run(run.info.run_id).info.status == "RUNNING"
+            history = client.get_metric_history(run.info.run_id, "val/dice")
+            assert [(m.step, m.value) for m in history] == [(1, 0.25), (2, 0.5)]
+    finally:
+        mlflow.set_tracking_uri(None)

@@ -1,0 +1,89 @@
+import pickle
+import resource
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.models import Checkpoint, create_model
+
+
+@pytest.fixture
+def checkpoint(parameters):
+    torch.manual_seed(0)
+    model = create_model("unet", {"channels": [4, 8]})
+    preprocessing = parameters.preprocessing.model_dump()
+    return Checkpoint("unet", model.config, preprocessing, model.state_dict(), {"epoch": 3})
+
+
+def test_loading_needs_the_path_alone(checkpoint, tmp_path):
+    path = tmp_path / "new" / "best.ckpt"
+    checkpoint.save(path)
+    loaded = Checkpoint.load(path)
+    assert loaded.describe() == checkpoint.describe()
+    image = torch.randn(1, 3, 16, 16)
+    assert torch.equal(loaded.build()(image), checkpoint.build()(image))
+    assert [file.name for file in path.parent.iterdir()] == ["best.ckpt"]
+
+
+def test_a_missing_file_says_what_to_run(tmp_path):
+    with pytest.raises(InputError, match="kedro run --pipeline training"):
+        Checkpoint.load(tmp_path / "best.ckpt")
+
+
+class Malicious:
+    def __reduce__(self):
+        return (open, ("executed", "w"))
+
+
+def test_pickled_code_is_refused_and_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"format": "brain-mri-segmentation/1", "weights": Malicious()}, "evil.ckpt")
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Malicious()))
+    for name in ("evil.ckpt", "evil.pkl"):
+        with pytest.raises(InputError, match="no checkpoint that can be read safely"):
+            Checkpoint.load(tmp_path / name)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_truncated_file_is_refused(checkpoint, tmp_path):
+    path = tmp_path / "best.ckpt"
+    checkpoint.save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(InputError, match="damaged"):
+        Checkpoint.load(path)
+
+
+def test_a_foreign_checkpoint_is_refused(tmp_path):
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    with pytest.raises(InputError, match="not a checkpoint of this project"):
+        Checkpoint.load(tmp_path / "other.ckpt")
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from brain_mri_segmentation.models import Checkpoint
+checkpoint = Checkpoint.load(Path(sys.argv[1]))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+checkpoint.save(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="needs file size limits")
+def test_a_full_disk_is_one_error_and_leaves_the_old_file(checkpoint, tmp_path):
+    path = tmp_path / "best.ckpt"
+    checkpoint.save(path)
+    before = path.read_bytes()
+    # The system refuses to write more than 4 KiB, as it would on a full disk.
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert "InputError" in done.stderr
+    assert f"{path} could not be written" in done.stderr
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]

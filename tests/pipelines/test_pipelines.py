@@ -1,0 +1,140 @@
+"""The three pipelines in a row, each on a catalog in memory."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.runner import SequentialRunner
+from matplotlib.figure import Figure
+
+from brain_mri_segmentation.datasets import RawSlicesDataset
+from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.parameters import check_parameters
+from brain_mri_segmentation.pipelines import data_processing, evaluation, training
+from brain_mri_segmentation.pipelines.evaluation.nodes import select_split
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def small_parameters(parameter_values):
+    values = parameter_values | {
+        "preprocessing": parameter_values["preprocessing"] | {"image_size": 32},
+        "models": parameter_values["models"] | {"unet": {"channels": [4, 8]}},
+        "training": parameter_values["training"]
+        | {"epochs": 2, "batch_size": 4, "average_decay": 0.5, "accelerator": "cpu"},
+        "evaluation": parameter_values["evaluation"] | {"bootstrap_samples": 100},
+    }
+    return check_parameters(values)
+
+
+def run(pipeline, parameters, **data):
+    """Run a pipeline and return all that it made."""
+    for name, value in parameters:
+        data[f"params:{name}"] = value
+    catalog = DataCatalog({k: MemoryDataset(v, copy_mode="assign") for k, v in data.items()})
+    for name in pipeline.all_outputs():
+        catalog[name] = MemoryDataset(copy_mode="assign")
+    SequentialRunner().run(pipeline, catalog)
+    return {name: catalog.load(name) for name in pipeline.all_outputs()}
+
+
+@pytest.fixture(scope="module")
+def processed(phantom_folder, small_parameters):
+    raw = RawSlicesDataset(path=str(phantom_folder)).load()
+    pipeline = data_processing.create_pipeline()
+    return run(pipeline, small_parameters, raw_slices=raw, split_manifest=None)
+
+
+@pytest.fixture(scope="module")
+def trained(processed, small_parameters, tmp_path_factory):
+    return run(
+        training.create_pipeline(),
+        small_parameters,
+        **processed,
+        training_workspace=tmp_path_factory.mktemp("workspace"),
+        experiment_logger=None,
+    )
+
+
+@pytest.fixture(scope="module")
+def evaluated(processed, trained, small_parameters):
+    in_memory = dict(trained)
+    pipeline = evaluation.create_pipeline()
+    segment = pipeline.only_nodes("select_split", "segment_split")
+    made = run(segment, small_parameters, **processed, **in_memory)
+    # On a disk the predictions are files; here they become readers of arrays.
+    made["predictions"] = {n: lambda m=m: m for n, m in made["predictions"].items()}
+    rest = pipeline - segment
+    return made | run(rest, small_parameters, **processed, **in_memory, **made)
+
+
+def test_data_processing_splits_by_patient_and_resizes(processed):
+    split = processed["patient_split"]
+    assert split["split"].value_counts().to_dict() == {"train": 3, "val": 1, "test": 1}
+    for name in ("train", "val", "test"):
+        images, masks = processed[f"{name}_images"], processed[f"{name}_masks"]
+        assert images.keys() == masks.keys()
+        patients = set(split.loc[split["split"] == name, "patient"])
+        assert {slice_name.rpartition("_")[0] for slice_name in images} == patients
+        first = next(iter(images))
+        assert images[first]().shape == (32, 32, 3)
+        assert masks[first]().shape == (32, 32)
+    assert processed["data_fingerprint"]["train"]["slices"] == 18
+    assert len(processed["cohort_problems"]) == 0
+
+
+def test_training_gives_a_checkpoint_that_knows_its_data(trained, processed):
+    metadata = trained["checkpoint"].metadata
+    assert metadata["fingerprint"] == processed["data_fingerprint"]
+    assert set(metadata["train_patients"]) == set(
+        processed["patient_split"].query("split == 'train'")["patient"]
+    )
+    assert len(trained["training_history"]) == 2
+
+
+def test_evaluation_scores_every_slice_of_the_partition_once(evaluated, processed):
+    names = list(processed["test_images"])
+    assert evaluated["slice_scores"]["slice"].tolist() == names
+    assert evaluated["patient_scores"]["slices"].sum() == len(names)
+    metrics = evaluated["metrics"]
+    assert (metrics["model"], metrics["split"], metrics["patients"]) == ("unet", "test", 1)
+    assert metrics["fingerprint"]["split"] == processed["data_fingerprint"]["split"]
+
+
+def test_scores_are_those_of_the_masks(evaluated, processed):
+    tp = fp = fn = 0
+    for name, read in processed["test_masks"].items():
+        truth, prediction = read() > 0, evaluated["predictions"][name]() > 0
+        tp += np.sum(truth & prediction)
+        fp += np.sum(~truth & prediction)
+        fn += np.sum(truth & ~prediction)
+    assert evaluated["metrics"]["dice_pooled"] == pytest.approx(2 * tp / (2 * tp + fp + fn))
+
+
+def test_tracked_metrics_carry_the_name_of_the_partition(evaluated):
+    tracked = evaluated["tracked_metrics"]
+    assert tracked["test/dice"]["value"] == evaluated["metrics"]["dice"]
+
+
+def test_figures_are_drawn(evaluated):
+    for name in ("training_curves", "patient_dice", "slice_gallery"):
+        assert isinstance(evaluated[name], Figure)
+
+
+def test_an_empty_partition_names_the_way_out(small_parameters):
+    folders = {f"{s}_{k}": {} for s in ("train", "val", "test") for k in ("images", "masks")}
+    with pytest.raises(InputError, match="'test' holds no slices.*evaluation.split=val"):
+        select_split(small_parameters.evaluation, **folders)
+
+
+def test_a_manifest_is_followed(phantom_folder, small_parameters):
+    raw = RawSlicesDataset(path=str(phantom_folder)).load()
+    patients = sorted({path.split("/")[0] for path in raw})
+    wanted = dict(zip(patients, ["val", "train", "train", "train", "train"], strict=True))
+    manifest = pd.DataFrame(wanted.items(), columns=["patient", "split"])
+    made = run(
+        data_processing.create_pipeline(), small_parameters, raw_slices=raw, split_manifest=manifest
+    )
+    assert dict(made["patient_split"].to_numpy()) == wanted
+    assert made["test_images"] == {}

@@ -1,0 +1,203 @@
+import logging
+import random
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from brain_mri_segmentation import cohort
+from brain_mri_segmentation.errors import InputError
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+MASK = np.zeros((64, 64), np.uint8)
+MASK[10:20, 10:15] = 255
+
+
+def files(**changes):
+    """Two slices of one patient; a change replaces a reader, None removes it."""
+    readers = {
+        "P1/P1_1": lambda: IMAGE,
+        "P1/P1_1_mask": lambda: MASK,
+        "P1/P1_2": lambda: IMAGE[::-1],
+        "P1/P1_2_mask": lambda: MASK * 0,
+    }
+    readers |= {path.replace("__", "/"): reader for path, reader in changes.items()}
+    return {path: reader for path, reader in readers.items() if reader or path.endswith("/")}
+
+
+def problems(**changes):
+    table = cohort.index_slices(files(**changes))
+    return table.loc[table["problem"] != "", "problem"].tolist()
+
+
+def test_a_sound_cohort_is_one_row_a_slice():
+    table = cohort.index_slices(files())
+    assert table["slice"].tolist() == [1, 2]
+    assert table["path"].tolist() == ["P1/P1_1", "P1/P1_2"]
+    assert table["tumour_pixels"].tolist() == [50, 0]
+    assert table[["height", "width"]].to_numpy().tolist() == [[64, 64]] * 2
+    assert table["digest"].nunique() == 2
+    assert (table["problem"] == "").all()
+
+
+def test_slices_are_sorted_by_number_not_by_text():
+    readers = files(P1__P1_10=lambda: IMAGE, P1__P1_10_mask=lambda: MASK)
+    assert cohort.index_slices(readers)["slice"].tolist() == [1, 2, 10]
+
+
+def broken():
+    raise ValueError("file is truncated")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"P1__P1_2_mask": None}, "P1/P1_2: an image without its mask"),
+        ({"P1__P1_2": None}, "P1/P1_2_mask: a mask without its image"),
+        ({"P1__P1_1": broken}, "P1/P1_1: cannot be read (file is truncated)"),
+        ({"P1__P1_1": lambda: IMAGE[..., 0]}, "P1/P1_1: the image has shape (64, 64)"),
+        ({"P1__P1_1": lambda: IMAGE[:8, :8]}, "expected sides of 32 or more"),
+        ({"P1__P1_1": lambda: IMAGE.astype(float)}, "P1/P1_1: the image has dtype float64"),
+        ({"P1__P1_1_mask": lambda: MASK[:32]}, "P1/P1_1_mask: the mask has shape (32, 64), its"),
+        ({"P1__P1_1_mask": lambda: MASK // 2}, "holds the values [0, 127], expected 0 and 255"),
+        ({"P1__P1_1_mask": lambda: MASK.astype("i4")}, "the mask has dtype int32"),
+        ({"P1__notes": lambda: IMAGE}, "P1/notes: the name is not <patient>_<number>"),
+        ({"P1__P2_1": lambda: IMAGE}, "P1/P2_1: a file of patient P2 stands in another's folder"),
+        ({"copy__P1__P1_1": lambda: IMAGE}, "copy/P1/P1_1: the patient also stands in P1"),
+        ({"P3__": None}, "P3/: the folder holds no slice"),
+    ],
+)
+def test_each_problem_is_named_with_its_file(changes, message):
+    found = problems(**changes)
+    assert len(found) == 1
+    assert message in found[0]
+
+
+@pytest.mark.parametrize("values", [[0, 1], [0], [255], [1]])
+def test_masks_of_zero_and_one_other_value_are_sound(values):
+    mask = np.resize(np.array(values, np.uint8), (64, 64))
+    assert problems(P1__P1_1_mask=lambda: mask) == []
+
+
+def test_a_problem_is_an_error_or_is_skipped(caplog):
+    table = cohort.index_slices(files(P1__P1_2_mask=None))
+    with pytest.raises(InputError, match=r"(?s)1 problem.*P1/P1_2: .*cohort.on_problem=skip"):
+        cohort.refuse_problems(table, "error")
+    with caplog.at_level(logging.WARNING):
+        cohort.refuse_problems(table, "skip")
+    assert "P1/P1_2: an image without its mask" in caplog.text
+    assert cohort.usable_slices(table)["slice"].tolist() == [1]
+
+
+def test_a_cohort_of_problems_alone_is_refused_even_when_they_are_skipped():
+    table = cohort.index_slices({"P1/P1_1": lambda: IMAGE})
+    with pytest.raises(InputError, match="no usable slice"):
+        cohort.refuse_problems(table, "skip")
+
+
+def test_split_by_seed_is_train_then_val_then_test_of_the_shuffled_names():
+    patients = [f"P{i:02d}" for i in range(20)]
+    shuffled = sorted(patients)
+    random.Random(7).shuffle(shuffled)
+    split = cohort.split_by_seed(patients[::-1], seed=7, fraction=0.1)
+    assert list(split) == shuffled
+    assert list(split.values()) == ["train"] * 16 + ["val"] * 2 + ["test"] * 2
+
+
+def test_a_small_cohort_still_has_one_patient_in_each_partition():
+    assert sorted(cohort.split_by_seed(["A", "B", "C"], 0, 0.1).values()) == [
+        "test",
+        "train",
+        "val",
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_too_few_patients_cannot_be_split(count):
+    with pytest.raises(InputError, match=f"{count} patient.* Expected at least 3"):
+        cohort.split_by_seed([f"P{i}" for i in range(count)], 42, 0.1)
+
+
+def test_seed_42_splits_the_public_cohort_as_published(shared_cohort):
+    folders = pd.read_csv(shared_cohort / "folders.csv")
+    slices = dict(zip(folders["patient"], folders["slices"], strict=True))
+    split = cohort.split_by_seed(list(slices), seed=42, fraction=0.1)
+    counts = {
+        name: [
+            sum(s == name for s in split.values()),
+            sum(slices[p] for p in split if split[p] == name),
+        ]
+        for name in cohort.SPLITS
+    }
+    assert counts == {"train": [88, 3133], "val": [11, 409], "test": [11, 387]}
+    manifest = pd.read_csv(shared_cohort / "split.csv")
+    assert all(split[row.patient] == row.split for row in manifest.itertuples())
+
+
+def manifest(*rows):
+    return pd.DataFrame(rows, columns=["patient", "split"])
+
+
+def test_a_manifest_decides_and_may_name_absent_patients(caplog):
+    table = manifest(("A", "train"), ("B", "val"), ("C", "test"))
+    with caplog.at_level(logging.WARNING):
+        assert cohort.split_by_manifest(["B", "A"], table) == {"A": "train", "B": "val"}
+    assert "1 patient(s) of the manifest are absent: C" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (pd.DataFrame({"patient": ["A"]}), r"lacks the column\(s\) split; it has patient"),
+        (manifest(("A", "train"), ("B", "dev")), "partition.* dev. Allowed: train, val, test"),
+        (manifest(("A", "train"), ("A", "val"), ("B", "val")), "more than once: A"),
+        (manifest(("A", "train")), "1 patient.*not in the split manifest: B"),
+        (manifest(("A", "train"), ("B", "test")), "no patient of the cohort in 'val'"),
+    ],
+)
+def test_a_faulty_manifest_is_refused(table, message):
+    with pytest.raises(InputError, match=message):
+        cohort.split_by_manifest(["A", "B"], table)
+
+
+def slices(*rows):
+    return pd.DataFrame(rows, columns=["patient", "slice", "tumour_pixels", "digest"])
+
+
+def test_a_patient_in_two_partitions_is_a_leak():
+    table = slices(("A", 1, 5, "x"))
+    with pytest.raises(InputError, match="more than one partition: A"):
+        cohort.check_leakage(table, manifest(("A", "train"), ("A", "val")))
+
+
+def test_the_same_tumour_slice_under_two_names_is_a_leak():
+    table = slices(("A", 1, 5, "x"), ("B", 1, 5, "x"))
+    with pytest.raises(InputError, match="under different patients: A, B"):
+        cohort.check_leakage(table, manifest(("A", "train"), ("B", "val")))
+
+
+def test_equal_slices_in_one_partition_or_without_tumour_are_no_leak():
+    table = slices(("A", 1, 5, "x"), ("B", 1, 5, "x"), ("A", 2, 0, "y"), ("C", 1, 0, "y"))
+    cohort.check_leakage(table, manifest(("A", "train"), ("B", "train"), ("C", "val")))
+
+
+def test_by_patient_groups_names_in_order():
+    assert cohort.by_patient(["B_1", "A_x_10", "A_x_2"]) == {
+        "A_x": ["A_x_2", "A_x_10"],
+        "B": ["B_1"],
+    }
+
+
+def test_fingerprint_changes_with_pixels_and_with_the_split_alone():
+    table = slices(("A", 1, 5, "x"), ("B", 1, 0, "y"))
+    first = cohort.fingerprint_split(table, manifest(("A", "train"), ("B", "val")))
+    assert first["train"]["tumour_slices"] == 1
+    other_pixels = cohort.fingerprint_split(
+        table.assign(digest=["z", "y"]), manifest(("A", "train"), ("B", "val"))
+    )
+    assert other_pixels["split"] == first["split"]
+    assert other_pixels["data"] != first["data"]
+    assert other_pixels["val"] == first["val"]
+    other_split = cohort.fingerprint_split(table, manifest(("A", "val"), ("B", "train")))
+    assert other_split["split"] != first["split"]
+    assert other_split["data"] == first["data"]

@@ -1,0 +1,45 @@
+import subprocess
+import sys
+
+from brain_mri_segmentation.errors import InputError, find_input_error
+
+SCRIPT = """
+from brain_mri_segmentation.errors import InputError, show_input_errors_without_traceback
+show_input_errors_without_traceback()
+try:
+    raise InputError("the file is missing")
+except InputError as error:
+    raise {outer}("a framework wraps it") from error
+"""
+
+
+def run(outer):
+    command = [sys.executable, "-c", SCRIPT.format(outer=outer)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_an_input_error_is_found_behind_what_wraps_it():
+    inner, outer = InputError("inner"), RuntimeError("outer")
+    outer.__cause__ = inner
+    assert find_input_error(outer) is inner
+    assert find_input_error(inner) is inner
+
+
+def test_other_errors_are_not_mistaken_for_input_errors():
+    assert find_input_error(KeyError("x")) is None
+
+
+def test_an_uncaught_input_error_ends_with_its_message_alone():
+    done = run("RuntimeError")
+    assert done.returncode == 1
+    assert done.stderr.strip() == "Error: the file is missing"
+
+
+def test_other_uncaught_errors_keep_their_traceback():
+    script = SCRIPT.format(outer="RuntimeError").replace('InputError("the', 'KeyError("the')
+    script = script.replace("except InputError", "except KeyError")
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr

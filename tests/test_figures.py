@@ -1,0 +1,59 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from brain_mri_segmentation import figures
+
+
+def scores(*dices):
+    rows = [(f"P_{i}", d, 10, 5) for i, d in enumerate(dices)] + [("P_99", np.nan, 0, 0)]
+    return pd.DataFrame(rows, columns=["slice", "dice", "true_positive", "false_negative"])
+
+
+def test_worst_median_and_best_slices_with_tumour_are_chosen():
+    chosen = figures.choose_slices(scores(0.9, 0.1, 0.5, 0.6, 0.2, 0.8), each=2)
+    assert list(chosen) == ["P_1", "P_4", "P_2", "P_3", "P_5", "P_0"]
+    assert chosen["P_1"] == "worst\nDice 0.10\nP_1"
+    assert chosen["P_0"] == "best\nDice 0.90\nP_0"
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_fewer_slices_are_shown_once_each(count):
+    chosen = figures.choose_slices(scores(*np.linspace(0.1, 0.9, count)))
+    assert len(chosen) == count
+
+
+def test_training_curves_say_the_finding_in_the_title():
+    history = pd.DataFrame(
+        {
+            "epoch": [1, 2, 3],
+            "train/loss": [0.9, 0.5, 0.4],
+            "val/loss": [0.9, 0.6, 0.7],
+            "val/dice": [0.2, 0.7, 0.6],
+            "val/iou": [0.1, 0.6, 0.5],
+        }
+    )
+    title = figures.training_curves(history).get_suptitle()
+    assert title == "Validation Dice is best at epoch 2: 0.700"
+
+
+def test_patients_without_tumour_are_labelled_not_scored_zero_in_silence(tmp_path):
+    patients = pd.DataFrame({"patient": ["A", "B"], "slices": [20, 22], "dice": [0.8, np.nan]})
+    intervals = pd.DataFrame({"lower": [0.7, np.nan], "upper": [0.9, np.nan]}, index=["A", "B"])
+    report = {"model": "unet", "split": "test", "dice": 0.8, "intervals_95": {"dice": [0.7, 0.9]}}
+    figure = figures.patient_dice(patients, intervals, report)
+    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert labels == ["A (20)", "B (22) no tumour"]
+    assert "mean Dice 0.800" in figure.axes[0].get_title()
+    figure.savefig(tmp_path / "figure.png")
+
+
+def test_the_gallery_has_a_row_a_slice_and_can_be_drawn(tmp_path):
+    image = np.zeros((32, 32, 3), np.uint8)
+    mask = np.zeros((32, 32), np.uint8)
+    mask[8:16, 8:16] = 255
+    rows = [("a", image, mask, mask), ("b", image, mask, mask * 0)]
+    figure = figures.slice_gallery(rows)
+    assert len(figure.axes) == 8
+    figure.savefig(tmp_path / "figure.png")
+    figures.slice_gallery([]).savefig(tmp_path / "empty.png")

@@ -1,0 +1,234 @@
+"""The project as its users run it: through Kedro, on files, with a real MLflow store."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+import yaml
+from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
+
+from brain_mri_segmentation.errors import find_input_error
+from brain_mri_segmentation.inference import load_model
+from brain_mri_segmentation.phantom import write_cohort
+
+pytestmark = pytest.mark.slow
+
+SOURCE = Path(__file__).resolve().parents[1]
+SMALL = {
+    "preprocessing": {"image_size": 64},
+    "models": {"unet": {"channels": [8, 16]}},
+    "training": {"epochs": 2, "batch_size": 4, "average_decay": 0.5, "accelerator": "cpu"},
+    "evaluation": {"bootstrap_samples": 100},
+}
+
+
+class Project:
+    """A copy of the project with a small cohort and small parameters."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        shutil.copytree(SOURCE / "conf", folder / "conf")
+        shutil.copytree(SOURCE / "src", folder / "src", ignore=shutil.ignore_patterns("*.egg-info"))
+        for name in ("pyproject.toml", ".telemetry"):
+            shutil.copy(SOURCE / name, folder)
+        shutil.rmtree(folder / "conf/local")
+        (folder / "conf/local").mkdir()
+        (folder / "conf/local/parameters.yml").write_text(yaml.safe_dump(SMALL))
+        write_cohort(folder / "data/01_raw", patients=5, slices=6, size=64, seed=1)
+
+    def run(self, pipeline: str = "__default__", env: str = "local", **parameters: object) -> None:
+        bootstrap_project(self.folder)
+        with KedroSession.create(self.folder, env=env, runtime_params=parameters) as session:
+            session.run(pipeline_names=[pipeline])
+
+    def refusal(self, *arguments: object, **parameters: object) -> str:
+        """Run, and return the message of the error that a user would see."""
+        with pytest.raises(Exception) as caught:  # noqa: PT011
+            self.run(*arguments, **parameters)
+        error = find_input_error(caught.value)
+        assert error is not None, caught.value
+        return str(error)
+
+    def kedro(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "kedro", *arguments]
+        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=300)
+
+    def data(self, place: str) -> Path:
+        return self.folder / "data" / place
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """The project after one run of all its pipelines."""
+    project = Project(tmp_path_factory.mktemp("project"))
+    project.run()
+    return project
+
+
+@pytest.fixture(scope="module")
+def runs(project):
+    """All MLflow runs of the project by name."""
+    client = mlflow.MlflowClient(f"sqlite:///{project.folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("brain-mri-segmentation")
+    found = client.search_runs([experiment.experiment_id], order_by=["start_time ASC"])
+    return client, {run.info.run_name: run for run in reversed(found)}
+
+
+def test_one_command_turns_raw_slices_into_a_model_and_its_scores(project):
+    metrics = json.loads(project.data("08_reporting/unet/metrics.json").read_text())
+    assert metrics["split"] == "test"
+    assert 0 <= metrics["dice"] <= 1
+    for name in ("training_curves.png", "patient_dice.png", "slice_gallery.png"):
+        assert project.data(f"08_reporting/unet/{name}").read_bytes().startswith(b"\x89PNG")
+    history = pd.read_csv(project.data("08_reporting/unet/training_history.csv"))
+    assert history["epoch"].tolist() == [1, 2]
+    segmenter = load_model(project.data("06_models/unet/best.ckpt"))
+    assert segmenter.preprocessing.image_size == 64
+
+
+def test_split_folders_hold_images_and_binary_masks(project):
+    images = sorted(project.data("05_model_input/train/images").glob("*.tif"))
+    assert len(images) == 18
+    assert tifffile.imread(images[0]).shape == (64, 64, 3)
+    masks = sorted(project.data("05_model_input/train/masks").glob("*.tif"))
+    assert [mask.name for mask in masks] == [image.name for image in images]
+    assert {int(v) for mask in masks for v in np.unique(tifffile.imread(mask))} == {0, 255}
+
+
+def test_every_epoch_stands_in_the_run_that_kedro_mlflow_opened(runs):
+    client, by_name = runs
+    run = by_name["__default__"]
+    assert run.info.status == "FINISHED"
+    for name in ("train/loss", "val/loss", "val/dice", "val/iou", "val/pixel_accuracy"):
+        assert [m.step for m in client.get_metric_history(run.info.run_id, name)] == [1, 2]
+    assert "test/dice" in run.data.metrics
+
+
+def test_parameters_are_flat_keys_with_fingerprints_and_commit(runs):
+    parameters = runs[1]["__default__"].data.params
+    assert parameters["training.epochs"] == "2"
+    assert parameters["training.augmentation.flip"] == "0.5"
+    assert parameters["model"] == "unet"
+    assert len(parameters["fingerprint.split"]) == len(parameters["fingerprint.data"]) == 16
+    assert "git.commit" in runs[1]["__default__"].data.tags
+
+
+def test_reports_and_figures_are_artifacts_of_the_run(runs):
+    client, by_name = runs
+    names = {file.path for file in client.list_artifacts(by_name["__default__"].info.run_id)}
+    assert {
+        "metrics.json",
+        "slice_scores.csv",
+        "patient_scores.csv",
+        "training_curves.png",
+        "patient_dice.png",
+        "slice_gallery.png",
+    } <= names
+
+
+def test_another_partition_is_scored_without_training_again(project):
+    before = project.data("06_models/unet/best.ckpt").stat().st_mtime_ns
+    project.run("evaluation", **{"evaluation": {"split": "val"}})
+    metrics = json.loads(project.data("08_reporting/unet/metrics.json").read_text())
+    assert metrics["split"] == "val"
+    assert project.data("06_models/unet/best.ckpt").stat().st_mtime_ns == before
+
+
+def test_only_missing_outputs_resumes(project):
+    project.data("08_reporting/unet/patient_dice.png").unlink()
+    done = project.kedro("run", "--only-missing-outputs")
+    assert done.returncode == 0, done.stderr
+    assert "draw_patient_dice" in done.stderr
+    assert "train_model" not in done.stderr
+    assert project.data("08_reporting/unet/patient_dice.png").exists()
+
+
+def test_a_model_of_another_architecture_is_refused(project):
+    target = project.data("06_models/segformer/best.ckpt")
+    target.parent.mkdir(parents=True)
+    shutil.copy(project.data("06_models/unet/best.ckpt"), target)
+    message = project.refusal("evaluation", model="segformer")
+    assert "holds a 'unet', but this run is for model=segformer" in message
+
+
+def test_scoring_patients_that_the_model_learned_from_is_refused(project, tmp_path):
+    split = pd.read_csv(project.data("02_intermediate/patient_split.csv"))
+    split["split"] = split["split"].map({"train": "test", "test": "train", "val": "val"})
+    split.to_csv(tmp_path / "swapped.csv", index=False)
+    copy = shutil.copytree(project.folder, tmp_path / "copy")
+    other = object.__new__(Project)
+    other.folder = copy
+    other.run("data_processing", split_manifest=str(tmp_path / "swapped.csv"))
+    assert "trained on 3 of the patients to be scored" in other.refusal("evaluation")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"model": "foo"}, "unknown model 'foo'. Allowed: unet, segformer"),
+        ({"training": {"lr": 1}}, "unknown: 'lr'. Allowed here:.*learning_rate"),
+        ({"trainin": {}}, r"'trainin' \(did you mean 'training'\?\)"),
+        ({"raw_path": "/no/such/folder"}, "/no/such/folder does not exist.*sync_data.sh"),
+        ({"split_manifest": "/no/such/file.csv"}, "/no/such/file.csv cannot be read"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_before_any_node_runs(project, parameters, message):
+    cohort = project.data("02_intermediate/cohort.csv")
+    before = cohort.stat().st_mtime_ns
+    text = project.refusal("data_processing", **parameters)
+    assert re.search(message, text), text
+    assert cohort.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("truncate", "_1: cannot be read"),
+        ("orphan mask", "_1_mask: a mask without its image"),
+        ("one patient", "1 patient(s) cannot be split"),
+    ],
+)
+def test_a_faulty_cohort_is_refused_and_leaves_nothing_behind(project, tmp_path, damage, message):
+    write_cohort(tmp_path / "raw", patients=1 if damage == "one patient" else 4, slices=3, size=64)
+    first = next((tmp_path / "raw").rglob("*_0000_1.tif"))
+    if damage == "truncate":
+        first.write_bytes(first.read_bytes()[:3000])
+    elif damage == "orphan mask":
+        first.unlink()
+    before = project.data("02_intermediate/patient_split.csv").read_bytes()
+    assert message in project.refusal("data_processing", raw_path=str(tmp_path / "raw"))
+    assert project.data("02_intermediate/patient_split.csv").read_bytes() == before
+
+
+def test_the_gpu_environment_changes_a_few_keys_and_inherits_the_rest(project):
+    bootstrap_project(project.folder)
+    with KedroSession.create(project.folder, env="gpu") as session:
+        values = session.load_context().config_loader["parameters"]
+    base = yaml.safe_load((SOURCE / "conf/base/parameters.yml").read_text())
+    assert values["training"]["accelerator"] == "gpu"
+    assert values["training"]["augmentation"] == base["training"]["augmentation"]
+    assert values["training"]["epochs"] == base["training"]["epochs"]
+
+
+def test_the_command_line_shows_one_message_and_no_traceback(project):
+    done = project.kedro("run", "--pipeline", "training", "--params", "training.epoch=3")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.rstrip().endswith("on the command line (--params).")
+    assert "unknown: 'epoch' (did you mean 'epochs'?)" in done.stderr
+
+
+def test_an_unknown_pipeline_is_refused_with_the_known_ones(project):
+    done = project.kedro("run", "--pipeline", "trainin")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "no pipeline 'trainin'. There are: data_processing, evaluation, training" in done.stderr

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+import torch
+
+from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.training.data_module import (
+    SliceDataModule,
+    SliceDataset,
+    TumourShareSampler,
+)
+
+HOLDS_TUMOUR = np.array([True] * 6 + [False] * 20)
+
+
+def drawn(share, seed=0, epoch=0):
+    sampler = TumourShareSampler(HOLDS_TUMOUR, share, seed)
+    sampler.set_epoch(epoch)
+    chosen = list(sampler)
+    assert len(chosen) == len(sampler)
+    return chosen
+
+
+@pytest.mark.parametrize(("share", "others"), [(1.0, 0), (0.6, 4), (0.5, 6), (0.1, 20), (None, 20)])
+def test_an_epoch_holds_all_tumour_slices_and_the_share_decides_the_others(share, others):
+    chosen = drawn(share)
+    assert sum(HOLDS_TUMOUR[chosen]) == 6
+    assert len(chosen) == 6 + others
+    assert len(set(chosen)) == len(chosen)
+
+
+def test_each_epoch_draws_anew_and_the_seed_repeats_it():
+    assert drawn(0.5, epoch=1) == drawn(0.5, epoch=1)
+    assert set(drawn(0.5, epoch=1)) != set(drawn(0.5, epoch=2))
+    assert drawn(0.5, seed=1) != drawn(0.5, seed=2)
+
+
+def test_a_sample_is_image_mask_and_the_statistics_of_its_volume(synthetic_slices, parameters):
+    slices = synthetic_slices(patients=2, slices=3)
+    dataset = SliceDataset(slices.images, slices.masks, parameters.preprocessing)
+    assert dataset.names == ["P0_1", "P0_2", "P0_3", "P1_1", "P1_2", "P1_3"]
+    assert dataset.holds_tumour.tolist() == [True, False, True] * 2
+    first, other = dataset[0], dataset[3]
+    assert first["image"].shape == (3, 32, 32)
+    assert first["image"].dtype == torch.uint8
+    assert first["mask"].unique().tolist() == [0, 1]
+    assert (first["patient"], other["patient"]) == (0, 1)
+    assert torch.equal(first["statistics"], dataset[2]["statistics"])
+    assert not torch.equal(first["statistics"], other["statistics"])
+
+
+def test_images_without_masks_are_refused(synthetic_slices, parameters):
+    slices = synthetic_slices(patients=1, slices=2)
+    del slices.masks["P0_2"]
+    with pytest.raises(InputError, match="such as P0_2"):
+        SliceDataset(slices.images, slices.masks, parameters.preprocessing)
+
+
+def test_validation_without_tumour_is_refused(synthetic_slices, parameters):
+    sound, empty = (
+        SliceDataset(slices.images, slices.masks, parameters.preprocessing)
+        for slices in (synthetic_slices(2, 2), synthetic_slices(1, 2, tumour=False))
+    )
+    with pytest.raises(InputError, match=r"val partition holds 2 slice\(s\) and no tumour"):
+        SliceDataModule(sound, empty, parameters.training, seed=0)

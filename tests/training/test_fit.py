@@ -1,0 +1,92 @@
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.inference import Segmenter, segment_patients
+from brain_mri_segmentation.metrics import confusion_counts, dice
+from brain_mri_segmentation.training import Partition, Recipe, fit_model
+
+pytestmark = pytest.mark.slow
+
+
+def recipe(parameters, **changes):
+    training = {"epochs": 3, "batch_size": 4, "learning_rate": 0.01, "average_decay": 0.5}
+    return Recipe(
+        model_name="unet",
+        model_options={"channels": [4, 8]},
+        preprocessing=parameters.preprocessing.model_copy(update={"image_size": 32}),
+        training=parameters.training.model_copy(update=training | changes),
+        seed=1,
+        metadata={"fingerprint": {"data": "abc"}},
+    )
+
+
+@pytest.fixture
+def partitions(synthetic_slices):
+    train, val = synthetic_slices(patients=4, slices=6), synthetic_slices(patients=2, slices=4)
+    return Partition(train.images, train.masks), Partition(val.images, val.masks)
+
+
+def test_training_learns_and_returns_the_best_epoch(parameters, partitions, tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        checkpoint, history = fit_model(recipe(parameters), *partitions, tmp_path)
+    assert history["epoch"].tolist() == [1, 2, 3]
+    assert history["train/loss"].iloc[-1] < history["train/loss"].iloc[0]
+    best = history.loc[history["val/dice"].idxmax()]
+    assert checkpoint.metadata["epoch"] == best["epoch"]
+    assert checkpoint.metadata["scores"]["val/dice"] == best["val/dice"]
+    assert checkpoint.metadata["train_patients"] == ["P0", "P1", "P2", "P3"]
+    assert checkpoint.metadata["fingerprint"] == {"data": "abc"}
+    assert "Epoch 3/3: train/loss" in caplog.text
+    assert "left" in caplog.text
+
+
+def test_the_returned_weights_are_those_that_were_validated(parameters, partitions, tmp_path):
+    checkpoint, _ = fit_model(recipe(parameters), *partitions, tmp_path)
+    # Patient by patient with the code that serves users, not with the training loop.
+    masks = dict(segment_patients(Segmenter(checkpoint), partitions[1].images))
+    counts = {"P0": np.zeros(4), "P1": np.zeros(4)}
+    for name, mask in masks.items():
+        counts[name.split("_")[0]] += confusion_counts(mask, partitions[1].masks[name]())
+    expected = np.mean([dice(total) for total in counts.values()])
+    assert checkpoint.metadata["scores"]["val/dice"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_seed_repeats_a_run_bit_for_bit(parameters, partitions, tmp_path):
+    first, again = (fit_model(recipe(parameters), *partitions, tmp_path / n)[0] for n in ("a", "b"))
+    for name, value in first.weights.items():
+        assert torch.equal(value, again.weights[name]), name
+
+
+def test_training_stops_when_dice_no_longer_improves(parameters, partitions, tmp_path):
+    # Steps this small change no prediction, so the first epoch stays the best.
+    settings = recipe(parameters, epochs=20, patience=2, learning_rate=1e-9, average_decay=0)
+    _, history = fit_model(settings, *partitions, tmp_path)
+    assert len(history) == 3
+
+
+class Recorder:
+    """An experiment logger that keeps what it gets."""
+
+    def __init__(self):
+        self.steps = []
+
+    def log_metrics(self, metrics, step):
+        self.steps.append((step, set(metrics)))
+
+
+def test_every_epoch_reaches_the_experiment_logger(parameters, partitions, tmp_path):
+    recorder = Recorder()
+    fit_model(recipe(parameters), *partitions, tmp_path, recorder)
+    assert [step for step, _ in recorder.steps] == [1, 2, 3]
+    wanted = {"train/loss", "val/loss", "val/dice", "val/iou", "val/pixel_accuracy"}
+    assert wanted <= recorder.steps[0][1]
+
+
+def test_a_workspace_that_cannot_be_written_is_one_clear_error(parameters, partitions, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(InputError, match="could not be written"):
+        fit_model(recipe(parameters), *partitions, tmp_path / "file")

@@ -1,0 +1,38 @@
+import pytest
+import torch
+
+from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.training import hardware
+
+
+@pytest.fixture
+def capabilities(monkeypatch):
+    found = {}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found)
+    return found
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
+def test_a_gpu_that_is_not_there_is_one_clear_error():
+    with pytest.raises(InputError, match="finds no GPU .* training.accelerator=auto"):
+        hardware.check_accelerator("gpu")
+    hardware.check_accelerator("auto")
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"), [("32", "32-true"), ("bf16", "bf16-mixed"), ("16", "16-mixed")]
+)
+def test_a_named_precision_is_taken(asked, expected):
+    assert hardware.choose_precision(asked, "cpu") == expected
+
+
+def test_bfloat16_is_chosen_only_where_the_processor_has_it(capabilities):
+    assert hardware.choose_precision("auto", "cpu") == "32-true"
+    capabilities["avx512_bf16"] = True
+    assert hardware.choose_precision("auto", "cpu") == "bf16-mixed"
+
+
+def test_channels_last_is_chosen_only_where_it_is_faster(capabilities):
+    assert hardware.choose_memory_format("cpu") == torch.contiguous_format
+    capabilities["avx512_f"] = True
+    assert hardware.choose_memory_format("cpu") == torch.channels_last
