@@ -109,6 +109,9 @@ class TrainingParameters(Parameters):
     room for, drawn anew each epoch. ``null`` takes every slice once."""
     crop_size: int | None = Field(ge=32, multiple_of=32)
     """Training sees random crops of this many pixels; ``null`` trains on whole slices."""
+    half_resolution_share: float = Field(ge=0, lt=1)
+    """Share of the epochs, the first ones, that train at half the resolution (progressive
+    resizing): about four times as fast, and enough to learn what a tumour looks like."""
     average_decay: float = Field(ge=0, lt=1)
     """Decay per step of the exponential moving average of the weights; 0 switches it off."""
     patience: int = Field(ge=1)

@@ -17,13 +17,11 @@ def register_pipelines() -> dict[str, Pipeline]:
     try:
         pipelines = find_pipelines(raise_errors=True)
     except ImportError as error:
-        asked_for = getattr(error.__cause__, "name", None) or ""
-        package, _, name = asked_for.rpartition(".")
-        if package != pipelines_package.__name__:
+        if error.__cause__ is not None:  # a pipeline that is there has a fault
             raise
-        there = sorted(module.name for module in iter_modules(pipelines_package.__path__))
+        there = ", ".join(sorted(m.name for m in iter_modules(pipelines_package.__path__)))
         raise InputError(
-            f"There is no pipeline '{name}'. There are: {', '.join(there)}."
+            f"A pipeline that was asked for does not exist ({error}). There are: {there}."
         ) from error
     # Kedro finds only the pipelines that a run asks for, so some of the default may be absent.
     default = (pipeline for name, pipeline in pipelines.items() if name in DEFAULT)

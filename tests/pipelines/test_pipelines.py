@@ -28,13 +28,20 @@ def small_parameters(parameter_values):
     return check_parameters(values)
 
 
+class KeptDataset(MemoryDataset):
+    """Stays when the runner needs it no more."""
+
+    def _release(self):
+        pass
+
+
 def run(pipeline, parameters, **data):
     """Run a pipeline and return all that it made."""
     for name, value in parameters:
         data[f"params:{name}"] = value
     catalog = DataCatalog({k: MemoryDataset(v, copy_mode="assign") for k, v in data.items()})
     for name in pipeline.all_outputs():
-        catalog[name] = MemoryDataset(copy_mode="assign")
+        catalog[name] = KeptDataset(copy_mode="assign")
     SequentialRunner().run(pipeline, catalog)
     return {name: catalog.load(name) for name in pipeline.all_outputs()}
 

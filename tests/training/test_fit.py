@@ -8,6 +8,8 @@ from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.inference import Segmenter, segment_patients
 from brain_mri_segmentation.metrics import confusion_counts, dice
 from brain_mri_segmentation.training import Partition, Recipe, fit_model
+from brain_mri_segmentation.training.callbacks import MovingAverage
+from brain_mri_segmentation.training.segmentation_module import SegmentationModule
 
 pytestmark = pytest.mark.slow
 
@@ -84,6 +86,33 @@ def test_every_epoch_reaches_the_experiment_logger(parameters, partitions, tmp_p
     assert [step for step, _ in recorder.steps] == [1, 2, 3]
     wanted = {"train/loss", "val/loss", "val/dice", "val/iou", "val/pixel_accuracy"}
     assert wanted <= recorder.steps[0][1]
+
+
+@pytest.mark.parametrize(("share", "sizes"), [(0, [32, 32, 32]), (0.5, [16, 16, 32])])
+def test_the_first_epochs_may_train_at_half_the_resolution(
+    parameters, partitions, tmp_path, monkeypatch, share, sizes
+):
+    seen = []
+    step = SegmentationModule.training_step
+
+    def spy(self, batch, index):
+        if index == 0:
+            assert batch["mask"].shape == batch["image"][:, 0].shape
+            assert batch["mask"].any()
+            seen.append(batch["image"].shape[-1])
+        return step(self, batch, index)
+
+    monkeypatch.setattr(SegmentationModule, "training_step", spy)
+    fit_model(recipe(parameters, half_resolution_share=share), *partitions, tmp_path)
+    assert seen == sizes
+
+
+def test_the_moving_average_warms_up():
+    average = MovingAverage(decay=0.9)._kwargs["avg_fn"]
+    old, new = torch.tensor(1.0), torch.tensor(0.0)
+    assert average(old, new, torch.tensor(0)).item() == pytest.approx(0.1)
+    assert average(old, new, torch.tensor(8)).item() == pytest.approx(0.5)
+    assert average(old, new, torch.tensor(10_000)).item() == pytest.approx(0.9)
 
 
 def test_a_workspace_that_cannot_be_written_is_one_clear_error(parameters, partitions, tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import lightning
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
@@ -71,6 +71,24 @@ class EpochReport(Callback):
             scores["seconds"],
             _duration(mean_seconds * (trainer.max_epochs - epoch)),
         )
+
+
+class MovingAverage(WeightAveraging):
+    """Exponential moving average of the weights, which is what is validated and saved.
+
+    The decay after n steps is min(decay, (1 + n) / (10 + n)), as in TensorFlow's
+    ExponentialMovingAverage, so that the random weights of the start are soon forgotten.
+
+    Args:
+        decay: Share of the average that a step leaves as it is, once it has warmed up.
+    """
+
+    def __init__(self, decay: float) -> None:
+        def average(old: torch.Tensor, new: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+            kept = min(decay, (1 + int(steps)) / (10 + int(steps)))
+            return kept * old + (1 - kept) * new
+
+        super().__init__(avg_fn=average)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

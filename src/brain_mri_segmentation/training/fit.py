@@ -12,7 +12,6 @@ import torch
 from lightning.pytorch.callbacks import (
     Callback,
     EarlyStopping,
-    EMAWeightAveraging,
     ModelCheckpoint,
     TQDMProgressBar,
 )
@@ -23,7 +22,12 @@ from brain_mri_segmentation.cohort import SliceReader
 from brain_mri_segmentation.models import Checkpoint, create_model
 from brain_mri_segmentation.parameters import PreprocessingParameters, TrainingParameters
 from brain_mri_segmentation.provenance import git_commit, package_versions
-from brain_mri_segmentation.training.callbacks import METRICS, AtomicCheckpointIO, EpochReport
+from brain_mri_segmentation.training.callbacks import (
+    METRICS,
+    AtomicCheckpointIO,
+    EpochReport,
+    MovingAverage,
+)
 from brain_mri_segmentation.training.data_module import SliceDataModule, SliceDataset
 from brain_mri_segmentation.training.hardware import (
     check_accelerator,
@@ -127,7 +131,7 @@ def fit_model(
 def _make_trainer(settings: TrainingParameters, callbacks: list[Callback]) -> lightning.Trainer:
     callbacks = [*callbacks, EarlyStopping("val/dice", mode="max", patience=settings.patience)]
     if settings.average_decay:
-        callbacks.append(EMAWeightAveraging(decay=settings.average_decay))
+        callbacks.append(MovingAverage(settings.average_decay))
     interactive = sys.stderr.isatty()  # a log file is better off with a line an epoch
     if interactive:
         callbacks.append(TQDMProgressBar(leave=False))

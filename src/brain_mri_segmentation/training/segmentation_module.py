@@ -4,6 +4,7 @@ import lightning
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from brain_mri_segmentation.metrics import confusion_counts, dice, iou, pixel_accuracy
 from brain_mri_segmentation.parameters import TrainingParameters
@@ -49,6 +50,9 @@ class SegmentationModule(lightning.LightningModule):
         """Normalise a batch on the device, and augment it in training."""
         image, mask = normalise(batch["image"], batch["statistics"]), batch["mask"]
         if self.trainer.training:
+            coarse_epochs = self._settings.half_resolution_share * self.trainer.max_epochs
+            if self.current_epoch < coarse_epochs:
+                image, mask = _halve(image, mask)
             # One stream of random numbers a step: what a step sees depends on its number alone.
             generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self.global_step)
             image, mask = self._augmentation(image, mask, generator)
@@ -105,3 +109,9 @@ class SegmentationModule(lightning.LightningModule):
             "optimizer": optimiser,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+
+def _halve(image: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Halve height and width: (N, 3, S, S) by averages, (N, S, S) by majority."""
+    share = F.avg_pool2d(mask[:, None].float(), 2)[:, 0]
+    return F.avg_pool2d(image, 2), (share >= 0.5).long()
