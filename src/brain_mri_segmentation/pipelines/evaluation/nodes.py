@@ -85,11 +85,6 @@ def summarise_scores(
     return report, tracked
 
 
-def draw_training_curves(training_history: pd.DataFrame) -> Figure:
-    """Draw losses and validation scores of each epoch."""
-    return figures.training_curves(training_history)
-
-
 def draw_patient_dice(
     patient_scores: pd.DataFrame,
     slice_scores: pd.DataFrame,

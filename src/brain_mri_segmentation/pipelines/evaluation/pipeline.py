@@ -4,7 +4,6 @@ from brain_mri_segmentation.cohort import SPLITS
 from brain_mri_segmentation.pipelines.evaluation.nodes import (
     draw_patient_dice,
     draw_slice_gallery,
-    draw_training_curves,
     score_predictions,
     segment_split,
     select_split,
@@ -52,12 +51,6 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 },
                 outputs=["metrics", "tracked_metrics"],
                 name="summarise_scores",
-            ),
-            Node(
-                draw_training_curves,
-                inputs="training_history",
-                outputs="training_curves",
-                name="draw_training_curves",
             ),
             Node(
                 draw_patient_dice,

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 from lightning.pytorch.loggers import Logger
+from matplotlib.figure import Figure
 
+from brain_mri_segmentation import figures
 from brain_mri_segmentation.cohort import SliceReader
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import (
@@ -50,3 +52,8 @@ def train_model(
         training_workspace,
         experiment_logger,
     )
+
+
+def draw_training_curves(training_history: pd.DataFrame) -> Figure:
+    """Draw losses and validation scores of each epoch."""
+    return figures.training_curves(training_history)

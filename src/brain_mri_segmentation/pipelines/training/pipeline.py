@@ -1,6 +1,6 @@
 from kedro.pipeline import Node, Pipeline
 
-from brain_mri_segmentation.pipelines.training.nodes import train_model
+from brain_mri_segmentation.pipelines.training.nodes import draw_training_curves, train_model
 
 _DATASETS = [
     "train_images",
@@ -15,7 +15,7 @@ _PARAMETERS = ["model", "models", "preprocessing", "training", "seed"]
 
 
 def create_pipeline(**kwargs: object) -> Pipeline:
-    """Split folders -> checkpoint and training history."""
+    """Split folders -> checkpoint, training history and its curves."""
     return Pipeline(
         [
             Node(
@@ -24,6 +24,12 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 | {name: f"params:{name}" for name in _PARAMETERS},
                 outputs=["checkpoint", "training_history"],
                 name="train_model",
-            )
+            ),
+            Node(
+                draw_training_curves,
+                inputs="training_history",
+                outputs="training_curves",
+                name="draw_training_curves",
+            ),
         ]
     )
