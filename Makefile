@@ -12,8 +12,9 @@ help:  ## list the targets
 install: $(INSTALLED)  ## make .venv with pinned dependencies
 
 $(INSTALLED): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11) and "Error: Python 3.11 or 3.12 is needed; name it with make PYTHON=...")'
-	$(PYTHON) -m venv .venv
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || \
+		{ echo 'Error: Python 3.11 or 3.12 is needed; name it with make PYTHON=...'; exit 1; }
+	$(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 

@@ -5,7 +5,7 @@
 The bare loop runs forward, backward and AdamW on random tensors that never change, each variant in
 a process of its own, since memory settings are those of a process. The project's figure is of
 ``fit_model`` itself on a synthetic cohort: reading TIF files, normalising, augmenting, moving
-average, validation of three slices and writing the checkpoint. Both are milliseconds a slice, the
+average and the validation of three slices. Both are milliseconds a slice, the
 smaller of two rounds.
 """
 

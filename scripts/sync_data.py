@@ -14,6 +14,7 @@ import shutil
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -88,10 +89,7 @@ def download_from_kaggle() -> Path:
     try:
         import kagglehub
     except ImportError:
-        raise SystemExit(
-            "Error: --kaggle needs the package kagglehub. Install it with "
-            "'.venv/bin/pip install -c constraints.txt kagglehub'."
-        ) from None
+        raise SystemExit("Error: --kaggle needs kagglehub; run 'make install'.") from None
     try:
         return Path(kagglehub.dataset_download(KAGGLE_DATASET))
     except Exception as error:
@@ -143,7 +141,7 @@ def main() -> None:
         parser.error("give either a folder or zip, or --kaggle")
     try:
         sync(download_from_kaggle() if options.kaggle else options.source, options.to / COHORT)
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         sys.exit(f"Error: the cohort could not be copied: {error}. What is there stays; try again.")
 
 

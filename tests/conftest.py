@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from brain_mri_segmentation.parameters import ProjectParameters, check_parameters
@@ -62,3 +63,21 @@ class SyntheticSlices:
 @pytest.fixture
 def synthetic_slices():
     return SyntheticSlices
+
+
+@pytest.fixture
+def tiny_segformer(tmp_path):
+    """A folder as the hub gives it: a small SegFormer with a head of 150 classes, as of ADE20K."""
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    torch.manual_seed(0)
+    config = SegformerConfig(
+        depths=[1, 1, 1, 1],
+        hidden_sizes=[8, 8, 16, 16],
+        num_attention_heads=[1, 1, 2, 2],
+        decoder_hidden_size=16,
+        num_labels=150,
+    )
+    folder = tmp_path / "tiny-segformer"
+    SegformerForSemanticSegmentation(config).save_pretrained(folder)
+    return folder

@@ -1,5 +1,6 @@
 import logging
 import random
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -64,6 +65,8 @@ def broken():
         ({"P1__notes": lambda: IMAGE}, "P1/notes: the name is not <patient>_<number>"),
         ({"P1__P2_1": lambda: IMAGE}, "P1/P2_1: a file of patient P2 stands in another's folder"),
         ({"copy__P1__P1_1": lambda: IMAGE}, "copy/P1/P1_1: the patient also stands in P1"),
+        ({"P1__P1_01": lambda: IMAGE}, "P1/P1_01: another file has the same number: P1/P1_1"),
+        ({"P1_9": lambda: IMAGE}, "P1_9: a file of patient P1 stands in another's folder"),
         ({"P3__": None}, "P3/: the folder holds no slice"),
     ],
 )
@@ -118,8 +121,8 @@ def test_too_few_patients_cannot_be_split(count):
         cohort.split_by_seed([f"P{i}" for i in range(count)], 42, 0.1)
 
 
-def test_seed_42_splits_the_public_cohort_as_published(shared_cohort):
-    folders = pd.read_csv(shared_cohort / "folders.csv")
+def test_seed_42_splits_the_public_cohort_as_published():
+    folders = pd.read_csv(Path(__file__).with_name("public_cohort.csv"))
     slices = dict(zip(folders["patient"], folders["slices"], strict=True))
     split = cohort.split_by_seed(list(slices), seed=42, fraction=0.1)
     counts = {
@@ -130,6 +133,15 @@ def test_seed_42_splits_the_public_cohort_as_published(shared_cohort):
         for name in cohort.SPLITS
     }
     assert counts == {"train": [88, 3133], "val": [11, 409], "test": [11, 387]}
+    # The three ends of the order, as the published manifest has them.
+    assert split["TCGA_CS_4941_19960909"] == "train"
+    assert split["TCGA_FG_6688_20020215"] == "val"
+    assert split["TCGA_CS_4944_20010208"] == "test"
+
+
+def test_the_manifest_of_the_real_cohort_is_the_seeded_split(shared_cohort):
+    folders = pd.read_csv(shared_cohort / "folders.csv")
+    split = cohort.split_by_seed(folders["patient"].tolist(), seed=42, fraction=0.1)
     manifest = pd.read_csv(shared_cohort / "split.csv")
     assert all(split[row.patient] == row.split for row in manifest.itertuples())
 

@@ -18,7 +18,7 @@ def checkpoint(parameters):
     torch.manual_seed(0)
     model = create_model("unet", {"channels": [4, 8]})
     preprocessing = parameters.preprocessing.model_dump() | {"image_size": 32}
-    metadata = {"train_patients": ["P0", "P9"]}
+    metadata = {"train_patients": ["P0", "P9"], "val_patients": ["P1"]}
     return Checkpoint("unet", model.config, preprocessing, model.state_dict(), metadata)
 
 
@@ -59,7 +59,11 @@ def test_patients_are_segmented_each_as_its_own_volume(checkpoint, synthetic_sli
     assert np.array_equal(masks["P1_2"], own[1])
 
 
-def test_a_model_is_not_scored_on_patients_it_learned_from(checkpoint):
-    check_unseen(checkpoint, ["P1_1", "P2_1"])
-    with pytest.raises(InputError, match="trained on 1 of the patients .* P0"):
-        check_unseen(checkpoint, ["P0_1", "P0_2", "P1_1"])
+def test_a_model_is_not_scored_on_patients_that_it_has_seen(checkpoint):
+    check_unseen(checkpoint, ["P2_1", "P3_1"], "test")
+    check_unseen(checkpoint, ["P1_1", "P2_1"], "val")
+    check_unseen(checkpoint, ["P0_1"], "train")
+    with pytest.raises(InputError, match="selected on 1 of the patients .* P0"):
+        check_unseen(checkpoint, ["P0_1", "P0_2", "P1_1"], "val")
+    with pytest.raises(InputError, match="selected on 1 of the patients .* P1"):
+        check_unseen(checkpoint, ["P1_1", "P2_1"], "test")

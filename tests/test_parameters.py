@@ -28,9 +28,10 @@ def test_the_projects_own_parameters_are_valid(parameter_values):
             "unet",
             r"unknown: 'modle' \(did you mean 'model'\?\)\. Allowed here: .*training",
         ),
-        ("training.lr", 0.1, "training: unknown: 'lr'.*Allowed here: .*learning_rate"),
+        ("training.rate", 0.1, "training: unknown: 'rate'.*Allowed here: .*lr"),
         ("training.augmentation.flop", 1, r"did you mean 'flip'\?"),
         ("training.epochs", "many", r"training.epochs: .*integer.*\(got 'many'\)"),
+        ("seed", 2**32, "less than 4294967296"),
         ("training.epochs", 0, "greater than or equal to 1"),
         ("training.precision", "64", "training.precision: Input should be 'auto'"),
         ("preprocessing.image_size", 250, "multiple of 32"),
@@ -43,6 +44,11 @@ def test_the_projects_own_parameters_are_valid(parameter_values):
 def test_a_wrong_parameter_is_refused_by_name(parameter_values, path, value, message):
     with pytest.raises(InputError, match=message):
         check_parameters(changed(parameter_values, path, value))
+
+
+def test_a_precision_may_be_a_number_as_the_command_line_gives_it(parameter_values):
+    values = changed(parameter_values, "training.precision", 32)
+    assert check_parameters(values).training.precision == "32"
 
 
 def test_a_missing_parameter_is_refused_by_name(parameter_values):

@@ -1,5 +1,6 @@
 """The project as its users run it: through Kedro, on files, with a real MLflow store."""
 
+import base64
 import contextlib
 import json
 import re
@@ -127,7 +128,35 @@ def test_parameters_are_flat_keys_with_fingerprints_and_commit(runs):
     assert parameters["training.augmentation.flip"] == "0.5"
     assert parameters["model"] == "unet"
     assert len(parameters["fingerprint.split"]) == len(parameters["fingerprint.data"]) == 16
-    assert "git.commit" in runs[1]["__default__"].data.tags
+    assert parameters["git.commit"]
+
+
+def test_a_run_of_evaluation_alone_names_its_data_too(project):
+    project.run("evaluation")
+    client = mlflow.MlflowClient(f"sqlite:///{project.folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("brain-mri-segmentation")
+    latest = client.search_runs([experiment.experiment_id], order_by=["start_time DESC"])[0]
+    assert latest.info.run_name == "evaluation"
+    assert len(latest.data.params["fingerprint.split"]) == 16
+
+
+def test_figures_and_tables_have_previews_for_kedro_viz(project):
+    bootstrap_project(project.folder)
+    with KedroSession.create(project.folder, env="local") as session:
+        catalog = session.load_context().catalog
+    for name in ("training_curves", "patient_dice", "slice_gallery"):
+        assert base64.b64decode(catalog.get(name).preview()).startswith(b"\x89PNG")
+    assert "dice" in catalog.get("patient_scores").preview()["columns"]
+    assert '"dice"' in catalog.get("metrics").preview()
+
+
+def test_a_model_that_the_catalog_does_not_know_of_is_refused(project, tmp_path):
+    other = object.__new__(Project)
+    other.folder = shutil.copytree(project.folder, tmp_path / "copy")
+    (other.folder / "conf/local/parameters_mine.yml").write_text("model: segformer\n")
+    assert "'segformer' in a parameters.yml, but 'unet' for the catalog" in other.refusal(
+        "training"
+    )
 
 
 def test_reports_and_figures_are_artifacts_of_the_run(runs):
@@ -176,14 +205,14 @@ def test_scoring_patients_that_the_model_learned_from_is_refused(project, tmp_pa
     other = object.__new__(Project)
     other.folder = copy
     other.run("data_processing", split_manifest=str(tmp_path / "swapped.csv"))
-    assert "trained on 3 of the patients to be scored" in other.refusal("evaluation")
+    assert "selected on 3 of the patients to be scored" in other.refusal("evaluation")
 
 
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
         ({"model": "foo"}, "unknown model 'foo'. Allowed: unet, segformer"),
-        ({"training": {"lr": 1}}, "unknown: 'lr'. Allowed here:.*learning_rate"),
+        ({"training": {"rate": 1}}, "unknown: 'rate'. Allowed here:.*lr"),
         ({"trainin": {}}, r"'trainin' \(did you mean 'training'\?\)"),
         ({"raw_path": "/no/such/folder"}, "/no/such/folder does not exist.*sync_data.sh"),
     ],

@@ -94,13 +94,15 @@ def refuse_problems(cohort: pd.DataFrame, on_problem: str) -> None:
 
 
 def _pair_files(files: SliceFiles) -> tuple[list[_Pair], list[dict[str, object]]]:
-    pairs: dict[tuple[str, int], dict[str, str]] = {}
+    pairs: dict[str, dict[str, str]] = {}  # by the path that both names begin with
     homes: dict[str, str] = {}  # the folder that a patient was first seen in
+    stems: dict[tuple[str, int], str] = {}  # the path that a slice was first seen under
     problems: list[dict[str, object]] = []
     for path in files:
         folder, _, name = path.rpartition("/")
         patient = folder.rpartition("/")[2]
         match = _SLICE_NAME.fullmatch(name)
+        stem = path.removesuffix("_mask")
         problem = ""
         if not name:
             problem = "the folder holds no slice"
@@ -110,12 +112,15 @@ def _pair_files(files: SliceFiles) -> tuple[list[_Pair], list[dict[str, object]]
             problem = f"a file of patient {match['patient']} stands in another's folder"
         elif homes.setdefault(patient, folder) != folder:
             problem = f"the patient also stands in {homes[patient]}"
+        elif stems.setdefault((patient, int(match["number"])), stem) != stem:
+            problem = f"another file has the same number: {stems[patient, int(match['number'])]}"
         if problem:
             problems.append(_row(patient, -1, problem=f"{path}: {problem}"))
         else:
             kind = "mask" if match["mask"] else "image"
-            pairs.setdefault((patient, int(match["number"])), {})[kind] = path
-    return [_Pair(patient, n, **found) for (patient, n), found in pairs.items()], problems
+            pairs.setdefault(stem, {})[kind] = path
+    named = {stem: slice_name for slice_name, stem in stems.items()}
+    return [_Pair(*named[stem], **found) for stem, found in pairs.items()], problems
 
 
 def _row(patient: str, number: int, **values: object) -> dict[str, object]:

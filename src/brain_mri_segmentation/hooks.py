@@ -6,8 +6,13 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 
+from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.parameters import check_parameters, flatten
 from brain_mri_segmentation.provenance import git_commit
+
+# What catalog.yml reads, too: there it comes from globals.yml or the command line alone.
+_SHARED_WITH_CATALOG = ("model", "raw_path", "split_manifest")
+_FINGERPRINT = "data_fingerprint"
 
 
 class CheckParameters:
@@ -16,14 +21,24 @@ class CheckParameters:
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
         """Check all parameters, those that the chosen pipeline does not use as well."""
-        check_parameters(context.config_loader["parameters"])
+        parameters = context.config_loader["parameters"]
+        check_parameters(parameters)
+        in_catalog = context.config_loader["globals"] | (context._runtime_params or {})
+        for name in _SHARED_WITH_CATALOG:
+            if name in parameters and parameters[name] != in_catalog.get(name):
+                raise InputError(
+                    f"The parameter {name} is {parameters[name]!r} in a parameters.yml, but "
+                    f"{in_catalog.get(name)!r} for the catalog. Set it in globals.yml of your "
+                    f"environment (such as conf/local/globals.yml), or with --params {name}=..."
+                )
 
 
 class LogParameters:
-    """Logs every parameter to the MLflow run under a flat key, such as ``training.epochs``."""
+    """Logs what a run rests on to its MLflow run, under flat keys such as ``training.epochs``."""
 
     def __init__(self) -> None:
         self._parameters: dict[str, object] = {}
+        self._run_id: str | None = None
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -34,7 +49,22 @@ class LogParameters:
     def before_pipeline_run(
         self, run_params: dict[str, object], pipeline: Pipeline, catalog: CatalogProtocol
     ) -> None:
-        """Log once kedro-mlflow has opened the run."""
-        if mlflow.active_run() is not None:
-            mlflow.log_params(self._parameters)
-            mlflow.set_tag("git.commit", git_commit())
+        """Log parameters and commit once kedro-mlflow has opened the run."""
+        run = mlflow.active_run()
+        self._run_id = run.info.run_id if run is not None else None
+        if self._run_id is not None:
+            mlflow.log_params(self._parameters | {"git.commit": git_commit()})
+
+    @hook_impl
+    def after_dataset_saved(self, dataset_name: str, data: object) -> None:
+        """Log the fingerprint that this run made."""
+        self._log_fingerprint(dataset_name, data)
+
+    @hook_impl
+    def after_dataset_loaded(self, dataset_name: str, data: object) -> None:
+        """Log the fingerprint that this run rests on."""
+        self._log_fingerprint(dataset_name, data)
+
+    def _log_fingerprint(self, dataset_name: str, data: object) -> None:
+        if dataset_name == _FINGERPRINT and self._run_id is not None:
+            mlflow.log_params(flatten({"fingerprint": data}), run_id=self._run_id)

@@ -51,6 +51,11 @@ class Segmenter:
         return logits.float().softmax(dim=1)[:, 1].cpu().numpy()
 
 
+def best_device() -> str:
+    """Return ``cuda`` where there is a GPU, else ``cpu``."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def load_model(path: str | Path, device: str = "cpu") -> Segmenter:
     """Rebuild a model from its checkpoint alone.
 
@@ -105,16 +110,23 @@ def segment_patients(
         yield from zip(names, masks, strict=True)
 
 
-def check_unseen(checkpoint: Checkpoint, slice_names: Sequence[str]) -> None:
-    """Make sure that a model is not scored on patients that it learned from.
+def check_unseen(checkpoint: Checkpoint, slice_names: Sequence[str], split: str) -> None:
+    """Make sure that a model is not scored on patients that it has seen.
+
+    Args:
+        checkpoint: The model; it knows the patients that trained it and those that selected it.
+        slice_names: Slices to be scored.
+        split: Their partition. Scores on ``train`` may rest on training patients, those on ``val``
+            on the patients that selected the epoch, and those on ``test`` on neither.
 
     Raises:
-        InputError: A slice is of a patient that the checkpoint was trained on.
+        InputError: A slice is of a patient that this partition must not hold.
     """
-    trained_on = set(checkpoint.metadata.get("train_patients", []))
-    if seen := sorted(trained_on & {patient_of(name) for name in slice_names}):
+    forbidden = {"train": [], "val": ["train"], "test": ["train", "val"]}[split]
+    seen = {p for name in forbidden for p in checkpoint.metadata.get(f"{name}_patients", [])}
+    if known := sorted(seen & {patient_of(name) for name in slice_names}):
         raise InputError(
-            f"The checkpoint was trained on {len(seen)} of the patients to be scored, such as "
-            f"{seen[0]}: the split has changed since. Train again on this split, or score the "
-            "split that the checkpoint was trained with."
+            f"The checkpoint was trained or selected on {len(known)} of the patients to be scored, "
+            f"such as {known[0]}: the split has changed since. Train again on this split, or score "
+            "the split that the checkpoint was trained with."
         )

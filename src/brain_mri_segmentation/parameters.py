@@ -7,7 +7,15 @@ wrong type is refused before any pipeline starts.
 import difflib
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.models import check_model_name, check_model_options
@@ -35,7 +43,7 @@ class Parameters(BaseModel):
 
     def __str__(self) -> str:
         # kedro-mlflow logs a typed group under its name with str(); the values themselves are
-        # logged one by one under flat keys such as training.learning_rate.
+        # logged one by one under flat keys such as training.lr.
         return f"see the keys that start with this name ({type(self).__name__})"
 
 
@@ -96,7 +104,7 @@ class TrainingParameters(Parameters):
     """Most passes; early stopping may end it before."""
     batch_size: int = Field(ge=1)
     """Slices in one optimiser step."""
-    learning_rate: float = Field(gt=0, le=1)
+    lr: float = Field(gt=0, le=1)
     """Highest learning rate of the one-cycle schedule."""
     weight_decay: float = Field(ge=0, le=1)
     """AdamW's decoupled weight decay."""
@@ -116,15 +124,20 @@ class TrainingParameters(Parameters):
     """Decay per step of the exponential moving average of the weights; 0 switches it off."""
     patience: int = Field(ge=1)
     """Epochs without a better val/dice after which training stops."""
-    precision: Literal["auto", "32", "bf16", "16"]
+    precision: Annotated[Literal["auto", "32", "bf16", "16"], BeforeValidator(str)]
     """``auto`` takes bfloat16 where the processor has instructions for it, else 32 bits."""
     accelerator: Literal["auto", "cpu", "gpu"]
     """Where training runs; ``gpu`` is an error on a machine without one."""
     workers: int = Field(ge=0)
     """Processes that read slices; 0 reads them in the main process."""
     deterministic: bool
-    """Use deterministic algorithms only, so that a seed repeats a run bit for bit."""
+    """Use deterministic algorithms: a seed repeats a run bit for bit on a CPU, and on a GPU as far
+    as PyTorch has such algorithms."""
     augmentation: AugmentationParameters
+
+    def at_half_resolution(self, epoch: int) -> bool:
+        """Say whether an epoch, counted from 0, trains at half the resolution."""
+        return epoch < self.half_resolution_share * self.epochs
 
 
 class EvaluationParameters(Parameters):
@@ -145,7 +158,7 @@ class ProjectParameters(Parameters):
     """Architecture to train and to evaluate."""
     models: Annotated[dict[str, dict[str, object]], AfterValidator(check_model_options)]
     """Options of each architecture."""
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, lt=2**32)
     """Seed of weights, sampling and augmentation."""
     raw_path: str | None = None
     """Folder of the raw cohort, when it is not ``data/01_raw``."""

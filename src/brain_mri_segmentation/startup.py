@@ -1,9 +1,14 @@
 """What is set before anything runs, so that the command line speaks clearly."""
 
+import os
 import warnings
 from functools import cache
 
 from brain_mri_segmentation.errors import show_input_errors_without_traceback
+
+# Nothing is reported to anybody unless the user says so. Libraries read this when imported.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 # Notes from libraries to each other's developers, which a user can do nothing about.
 _NOT_FOR_USERS = (

@@ -38,6 +38,7 @@ def test_nothing_is_read_before_a_reader_is_called(cohort_folder):
 
 def test_an_empty_patient_and_a_truncated_file_are_found_by_the_index(cohort_folder):
     (cohort_folder / "kaggle_3m/PHANTOM_ZZ_9999").mkdir()
+    (cohort_folder / "kaggle_3m/PHANTOM_ZZ_9999/.DS_Store").touch()
     file = cohort_folder / "kaggle_3m/PHANTOM_CS_0000/PHANTOM_CS_0000_1.tif"
     file.write_bytes(file.read_bytes()[:5000])
     table = index_slices(RawSlicesDataset(path=str(cohort_folder)).load())

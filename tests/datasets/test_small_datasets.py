@@ -67,6 +67,7 @@ def test_what_is_only_read_cannot_be_saved(dataset):
 def test_the_logger_writes_to_the_active_run_and_leaves_it_open(tmp_path):
     assert ExperimentLoggerDataset().load() is None
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    mlflow.set_experiment("test")
     try:
         with mlflow.start_run() as run:
             logger = ExperimentLoggerDataset().load()

@@ -58,7 +58,7 @@ def test_a_half_copied_file_is_copied_again(phantom_folder, tmp_path):
 
 def test_a_zip_cannot_write_outside_its_target(tmp_path):
     with zipfile.ZipFile(tmp_path / "evil.zip", "w") as out:
-        out.writestr("kaggle_3m/../../evil_1.tif", b"x")
+        out.writestr("kaggle_3m/../evil_1.tif", b"x")
     assert sync(tmp_path / "evil.zip", "--to", tmp_path / "raw").returncode == 1
     assert not list(tmp_path.rglob("evil_1.tif"))
 
@@ -84,4 +84,5 @@ def test_kaggle_without_a_network_or_credentials_is_one_clear_error(tmp_path):
         command, capture_output=True, text=True, timeout=300, env=os.environ | nowhere
     )
     assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-2].startswith("Error: ")
+    assert "Error: Kaggle did not give mateuszbuda/lgg-mri-segmentation" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -9,6 +9,12 @@ from brain_mri_segmentation.training.data_module import (
     TumourShareSampler,
 )
 
+
+@pytest.fixture
+def preprocessing(parameters):
+    return parameters.preprocessing.model_copy(update={"image_size": 32})
+
+
 HOLDS_TUMOUR = np.array([True] * 6 + [False] * 20)
 
 
@@ -34,9 +40,9 @@ def test_each_epoch_draws_anew_and_the_seed_repeats_it():
     assert drawn(0.5, seed=1) != drawn(0.5, seed=2)
 
 
-def test_a_sample_is_image_mask_and_the_statistics_of_its_volume(synthetic_slices, parameters):
+def test_a_sample_is_image_mask_and_the_statistics_of_its_volume(synthetic_slices, preprocessing):
     slices = synthetic_slices(patients=2, slices=3)
-    dataset = SliceDataset(slices.images, slices.masks, parameters.preprocessing)
+    dataset = SliceDataset(slices.images, slices.masks, preprocessing)
     assert dataset.names == ["P0_1", "P0_2", "P0_3", "P1_1", "P1_2", "P1_3"]
     assert dataset.holds_tumour.tolist() == [True, False, True] * 2
     first, other = dataset[0], dataset[3]
@@ -48,16 +54,16 @@ def test_a_sample_is_image_mask_and_the_statistics_of_its_volume(synthetic_slice
     assert not torch.equal(first["statistics"], other["statistics"])
 
 
-def test_images_without_masks_are_refused(synthetic_slices, parameters):
+def test_images_without_masks_are_refused(synthetic_slices, preprocessing):
     slices = synthetic_slices(patients=1, slices=2)
     del slices.masks["P0_2"]
     with pytest.raises(InputError, match="such as P0_2"):
-        SliceDataset(slices.images, slices.masks, parameters.preprocessing)
+        SliceDataset(slices.images, slices.masks, preprocessing)
 
 
-def test_validation_without_tumour_is_refused(synthetic_slices, parameters):
+def test_validation_without_tumour_is_refused(synthetic_slices, preprocessing, parameters):
     sound, empty = (
-        SliceDataset(slices.images, slices.masks, parameters.preprocessing)
+        SliceDataset(slices.images, slices.masks, preprocessing)
         for slices in (synthetic_slices(2, 2), synthetic_slices(1, 2, tumour=False))
     )
     with pytest.raises(InputError, match=r"val partition holds 2 slice\(s\) and no tumour"):

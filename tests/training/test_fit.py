@@ -1,11 +1,13 @@
+import dataclasses
 import logging
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.inference import Segmenter, segment_patients
+from brain_mri_segmentation.inference import Segmenter, load_model, segment_patients
 from brain_mri_segmentation.metrics import confusion_counts, dice
 from brain_mri_segmentation.training import Partition, Recipe, fit_model
 from brain_mri_segmentation.training.callbacks import MovingAverage
@@ -15,7 +17,14 @@ pytestmark = pytest.mark.slow
 
 
 def recipe(parameters, **changes):
-    training = {"epochs": 3, "batch_size": 4, "learning_rate": 0.01, "average_decay": 0.5}
+    training = {
+        "epochs": 3,
+        "batch_size": 4,
+        "lr": 0.01,
+        "average_decay": 0.5,
+        "precision": "32",  # as in inference, so that scores can be compared
+        "accelerator": "cpu",
+    }
     return Recipe(
         model_name="unet",
         model_options={"channels": [4, 8]},
@@ -41,6 +50,7 @@ def test_training_learns_and_returns_the_best_epoch(parameters, partitions, tmp_
     assert checkpoint.metadata["epoch"] == best["epoch"]
     assert checkpoint.metadata["scores"]["val/dice"] == best["val/dice"]
     assert checkpoint.metadata["train_patients"] == ["P0", "P1", "P2", "P3"]
+    assert checkpoint.metadata["val_patients"] == ["P0", "P1"]
     assert checkpoint.metadata["fingerprint"] == {"data": "abc"}
     assert "Epoch 3/3: train/loss" in caplog.text
     assert "left" in caplog.text
@@ -65,7 +75,7 @@ def test_a_seed_repeats_a_run_bit_for_bit(parameters, partitions, tmp_path):
 
 def test_training_stops_when_dice_no_longer_improves(parameters, partitions, tmp_path):
     # Steps this small change no prediction, so the first epoch stays the best.
-    settings = recipe(parameters, epochs=20, patience=2, learning_rate=1e-9, average_decay=0)
+    settings = recipe(parameters, epochs=20, patience=2, lr=1e-9, average_decay=0)
     _, history = fit_model(settings, *partitions, tmp_path)
     assert len(history) == 3
 
@@ -96,6 +106,7 @@ def test_the_first_epochs_may_train_at_half_the_resolution(
     step = SegmentationModule.training_step
 
     def spy(self, batch, index):
+        assert self.network.training
         if index == 0:
             assert batch["mask"].shape == batch["image"][:, 0].shape
             assert batch["mask"].any()
@@ -113,6 +124,30 @@ def test_the_moving_average_warms_up():
     assert average(old, new, torch.tensor(0)).item() == pytest.approx(0.1)
     assert average(old, new, torch.tensor(8)).item() == pytest.approx(0.5)
     assert average(old, new, torch.tensor(10_000)).item() == pytest.approx(0.9)
+
+
+def test_a_pretrained_segformer_goes_from_training_to_masks(
+    parameters, partitions, tmp_path, tiny_segformer
+):
+    settings = dataclasses.replace(
+        recipe(parameters, epochs=1, batch_size=8),
+        model_name="segformer",
+        model_options={"pretrained": str(tiny_segformer)},
+    )
+    checkpoint, _ = fit_model(settings, *partitions, tmp_path)
+    checkpoint.save(tmp_path / "best.ckpt")
+    shutil.rmtree(tiny_segformer)  # the checkpoint needs nothing beside itself
+    masks = dict(segment_patients(load_model(tmp_path / "best.ckpt"), partitions[1].images))
+    assert masks.keys() == partitions[1].images.keys()
+
+
+def test_slices_of_another_size_than_the_model_stores_are_refused(parameters, partitions, tmp_path):
+    settings = dataclasses.replace(
+        recipe(parameters),
+        preprocessing=parameters.preprocessing.model_copy(update={"image_size": 64}),
+    )
+    with pytest.raises(InputError, match=r"P0_1 .* \(32, 32, 3\), but .*image_size=64.*anew"):
+        fit_model(settings, *partitions, tmp_path)
 
 
 def test_a_workspace_that_cannot_be_written_is_one_clear_error(parameters, partitions, tmp_path):

@@ -32,7 +32,7 @@ class RawSlicesDataset(AbstractDataset[NoReturn, SliceFiles]):
         self.metadata = metadata
 
     def load(self) -> dict[str, SliceReader | None]:
-        """Return readers by ``<patient>/<file without ending>``; empty folders have None.
+        """Return readers by ``<patient>/<file without ending>``, None for folders without a TIF.
 
         Raises:
             InputError: The folder is missing or holds no TIF file.
@@ -41,14 +41,17 @@ class RawSlicesDataset(AbstractDataset[NoReturn, SliceFiles]):
         if self._filesystem.isdir(f"{root}/kaggle_3m"):  # the download also holds the cohort twice
             root = f"{root}/kaggle_3m"
         files: dict[str, SliceReader | None] = {}
+        folders: set[str] = set()
         listing = self._filesystem.find(root, withdirs=True, detail=True)
         for path, details in sorted(listing.items()):
             name = path[len(root) :].lstrip("/")
             if details["type"] == "directory":
-                if name and not self._filesystem.ls(path, detail=False):
-                    files[f"{name}/"] = None
-            elif path.lower().endswith(TIFF_ENDINGS) and "/" in name:
+                folders.add(name)
+            elif path.lower().endswith(TIFF_ENDINGS):
                 files[name.rpartition(".")[0]] = partial(read_tiff, self._filesystem, path)
+        for folder in sorted(folders - {""}):
+            if not any(name.startswith(f"{folder}/") for name in files):
+                files[f"{folder}/"] = None
         if not any(files.values()):
             state = "holds no TIF file" if self._filesystem.isdir(root) else "does not exist"
             raise InputError(

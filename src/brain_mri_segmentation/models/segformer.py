@@ -19,6 +19,7 @@ _B2 = {
     "num_attention_heads": [1, 2, 5, 8],
     "decoder_hidden_size": 768,
 }
+_HEAD = "decode_head.classifier."  # the layer that gives a score for each class
 _LABELS = {0: "background", 1: "tumour"}
 
 
@@ -55,18 +56,22 @@ class SegFormer(nn.Module):
     def create(cls, options: SegFormerOptions) -> "SegFormer":
         """Build the network, with pretrained weights if the options name some.
 
-        A head of another number of classes is replaced by a fresh one.
+        A head of another number of classes is replaced by a fresh one; nothing else is.
 
         Raises:
-            InputError: The pretrained weights are neither in a folder nor to be had from the hub.
+            InputError: The pretrained weights are neither in a folder nor to be had from the hub,
+                or they are not those of a SegFormer.
         """
         if options.pretrained is None:
             return cls()
         from transformers import SegformerForSemanticSegmentation
 
         try:
-            network = SegformerForSemanticSegmentation.from_pretrained(
-                options.pretrained, ignore_mismatched_sizes=True, **_label_names()
+            network, loaded = SegformerForSemanticSegmentation.from_pretrained(
+                options.pretrained,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **_label_names(),
             )
         except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()
@@ -78,6 +83,13 @@ class SegFormer(nn.Module):
                 "give its folder, --params models.segformer.pretrained=FOLDER; or train from "
                 "scratch, --params models.segformer.pretrained=null"
             ) from error
+        random = {*loaded["missing_keys"], *(name for name, *_ in loaded["mismatched_keys"])}
+        if wrong := sorted(name for name in random if not name.startswith(_HEAD)):
+            raise InputError(
+                f"'{options.pretrained}' (models.segformer.pretrained) does not hold the weights "
+                f"of a SegFormer for segmentation: {len(wrong)} are missing or of another shape, "
+                f"such as {wrong[0]}. Name another model or folder, or null to train from scratch."
+            )
         model = cls.__new__(cls)
         nn.Module.__init__(model)
         model._hold(network)

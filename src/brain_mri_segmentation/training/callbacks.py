@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from brain_mri_segmentation.models import write_atomically
+from brain_mri_segmentation.parameters import TrainingParameters
 
 logger = logging.getLogger(__name__)
 
@@ -22,17 +23,19 @@ class EpochReport(Callback):
     """Reports each epoch to the log, to the history and to the experiment logger.
 
     Args:
+        settings: How many epochs there are, and how costly each is.
         experiment: Where the scores of each epoch go at once; None keeps them here alone.
     """
 
-    def __init__(self, experiment: Logger | None) -> None:
+    def __init__(self, settings: TrainingParameters, experiment: Logger | None) -> None:
+        self._settings = settings
         self._experiment = experiment
         self._rows: list[dict[str, float]] = []
         self._started = time.monotonic()
 
     @property
     def history(self) -> pd.DataFrame:
-        """One row an epoch: epoch (from 1), ``METRICS``, learning_rate, seconds."""
+        """One row an epoch: epoch (from 1), ``METRICS``, lr, seconds."""
         return pd.DataFrame(self._rows)
 
     @property
@@ -51,16 +54,15 @@ class EpochReport(Callback):
     ) -> None:
         """Report the epoch that has just been trained and validated."""
         scores = {name: float(trainer.callback_metrics[name]) for name in METRICS}
-        scores["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
+        scores["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         scores["seconds"] = round(time.monotonic() - self._started, 1)
         epoch = trainer.current_epoch + 1
         self._rows.append({"epoch": epoch} | scores)
         if self._experiment is not None:
             self._experiment.log_metrics(scores, step=epoch)
-        mean_seconds = sum(row["seconds"] for row in self._rows) / len(self._rows)
         logger.info(
             "Epoch %d/%d: train/loss %.4f, val/loss %.4f, val/dice %.4f (best %.4f, epoch %d), "
-            "%.0f s, at most %s left",
+            "%.0f s, about %s left",
             epoch,
             trainer.max_epochs,
             scores["train/loss"],
@@ -69,8 +71,17 @@ class EpochReport(Callback):
             self.best["val/dice"],
             self.best["epoch"],
             scores["seconds"],
-            _duration(mean_seconds * (trainer.max_epochs - epoch)),
+            _duration(self._seconds_left(epoch)),
         )
+
+    def _seconds_left(self, done: int) -> float:
+        """Estimate from the epochs so far; one at half the resolution costs a quarter."""
+        costs = [
+            0.25 if self._settings.at_half_resolution(epoch) else 1.0
+            for epoch in range(self._settings.epochs)
+        ]
+        spent = sum(row["seconds"] for row in self._rows)
+        return spent / sum(costs[:done]) * sum(costs[done:])
 
 
 class MovingAverage(WeightAveraging):

@@ -37,7 +37,8 @@ class SliceDataset(Dataset[dict[str, object]]):
         preprocessing: How intensities are normalised.
 
     Raises:
-        InputError: The names of images and masks differ.
+        InputError: The names of images and masks differ, or a slice has another size than the
+            preprocessing says.
     """
 
     def __init__(
@@ -55,9 +56,10 @@ class SliceDataset(Dataset[dict[str, object]]):
         self.patients = list(groups)
         self.names = [name for names in groups.values() for name in names]
         self._images, self._masks = images, masks
+        self._size = preprocessing.image_size
         self._statistics = {
             patient: IntensityStatistics.of(
-                (images[name]() for name in names),
+                (self._read_image(name) for name in names),
                 preprocessing.lower_percentile,
                 preprocessing.upper_percentile,
             ).values
@@ -73,11 +75,21 @@ class SliceDataset(Dataset[dict[str, object]]):
         name = self.names[index]
         patient = patient_of(name)
         return {
-            "image": to_tensor(self._images[name]()),
+            "image": to_tensor(self._read_image(name)),
             "mask": torch.from_numpy((self._masks[name]() > 0).astype(np.int64)),
             "statistics": torch.from_numpy(self._statistics[patient]),
             "patient": self._place[patient],
         }
+
+    def _read_image(self, name: str) -> np.ndarray:
+        image = self._images[name]()
+        if image.shape != (self._size, self._size, 3):
+            raise InputError(
+                f"The slice {name} of the split folders has shape {image.shape}, but "
+                f"preprocessing.image_size={self._size}. Write the split folders anew with that "
+                "size: kedro run --pipeline data_processing"
+            )
+        return image
 
 
 class TumourShareSampler(Sampler[int]):

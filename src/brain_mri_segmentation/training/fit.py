@@ -99,10 +99,11 @@ def fit_model(
         settings,
         recipe.seed,
     )
+    network.train()  # pretrained networks come in evaluation mode
     module = SegmentationModule(
         network, settings, len(data.val.patients), recipe.preprocessing.threshold, recipe.seed
     )
-    report = EpochReport(experiment)
+    report = EpochReport(settings, experiment)
     best = ModelCheckpoint(
         workspace, "best", monitor="val/dice", mode="max", enable_version_counter=False
     )
@@ -125,7 +126,7 @@ def fit_model(
     trainer.fit(module, data)
 
     weights = _network_weights(Path(best.best_model_path))
-    return _make_checkpoint(recipe, network, weights, data.train.patients, report), report.history
+    return _make_checkpoint(recipe, network, weights, data, report), report.history
 
 
 def _make_trainer(settings: TrainingParameters, callbacks: list[Callback]) -> lightning.Trainer:
@@ -168,7 +169,7 @@ def _make_checkpoint(
     recipe: Recipe,
     network: nn.Module,
     weights: dict[str, torch.Tensor],
-    train_patients: list[str],
+    data: SliceDataModule,
     report: EpochReport,
 ) -> Checkpoint:
     best = report.best
@@ -184,7 +185,8 @@ def _make_checkpoint(
             "seed": recipe.seed,
             "code": git_commit(),
             "versions": package_versions(),
-            "train_patients": train_patients,
+            "train_patients": data.train.patients,
+            "val_patients": data.val.patients,
         }
         | recipe.metadata,
     )

@@ -50,8 +50,7 @@ class SegmentationModule(lightning.LightningModule):
         """Normalise a batch on the device, and augment it in training."""
         image, mask = normalise(batch["image"], batch["statistics"]), batch["mask"]
         if self.trainer.training:
-            coarse_epochs = self._settings.half_resolution_share * self.trainer.max_epochs
-            if self.current_epoch < coarse_epochs:
+            if self._settings.at_half_resolution(self.current_epoch):
                 image, mask = _halve(image, mask)
             # One stream of random numbers a step: what a step sees depends on its number alone.
             generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self.global_step)
@@ -95,12 +94,12 @@ class SegmentationModule(lightning.LightningModule):
         """Return AdamW with a one-cycle schedule: a warm-up, then a decay, both along cosines."""
         optimiser = torch.optim.AdamW(
             self.network.parameters(),
-            lr=self._settings.learning_rate,
+            lr=self._settings.lr,
             weight_decay=self._settings.weight_decay,
         )
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimiser,
-            max_lr=self._settings.learning_rate,
+            max_lr=self._settings.lr,
             total_steps=int(self.trainer.estimated_stepping_batches),
             pct_start=self._settings.warmup_share,
             cycle_momentum=False,

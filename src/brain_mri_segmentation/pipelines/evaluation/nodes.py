@@ -10,7 +10,12 @@ from matplotlib.figure import Figure
 from brain_mri_segmentation import figures, metrics
 from brain_mri_segmentation.cohort import SliceReader, patient_of
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.inference import Segmenter, check_unseen, segment_patients
+from brain_mri_segmentation.inference import (
+    Segmenter,
+    best_device,
+    check_unseen,
+    segment_patients,
+)
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import EvaluationParameters
 
@@ -34,9 +39,9 @@ def segment_split(
     checkpoint: Checkpoint, images: Slices, parameters: EvaluationParameters
 ) -> dict[str, np.ndarray]:
     """Predict the mask of every slice."""
-    if parameters.split != "train":
-        check_unseen(checkpoint, list(images))
-    return dict(segment_patients(Segmenter(checkpoint), images, parameters.batch_size))
+    check_unseen(checkpoint, list(images), parameters.split)
+    segmenter = Segmenter(checkpoint, best_device())
+    return dict(segment_patients(segmenter, images, parameters.batch_size))
 
 
 def score_predictions(predictions: Slices, masks: Slices) -> tuple[pd.DataFrame, pd.DataFrame]:

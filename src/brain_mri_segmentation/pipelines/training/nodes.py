@@ -10,11 +10,7 @@ from matplotlib.figure import Figure
 from brain_mri_segmentation import figures
 from brain_mri_segmentation.cohort import SliceReader
 from brain_mri_segmentation.models import Checkpoint
-from brain_mri_segmentation.parameters import (
-    PreprocessingParameters,
-    TrainingParameters,
-    flatten,
-)
+from brain_mri_segmentation.parameters import PreprocessingParameters, TrainingParameters
 from brain_mri_segmentation.training import Partition, Recipe, fit_model
 
 Slices = Mapping[str, SliceReader]
@@ -43,8 +39,6 @@ def train_model(
         seed=seed,
         metadata={"fingerprint": data_fingerprint},
     )
-    if experiment_logger is not None:
-        experiment_logger.log_hyperparams(flatten({"fingerprint": data_fingerprint}))
     return fit_model(
         recipe,
         Partition(train_images, train_masks),
