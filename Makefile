@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format benchmark viz runs clean
+.PHONY: help install demo test lint format benchmark viz serve runs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ benchmark: install  ## compare training with a bare PyTorch loop
 
 viz: install  ## show the pipelines in the browser
 	$(BIN)/kedro viz
+
+serve: install  ## serve the model on http://127.0.0.1:8000
+	$(BIN)/uvicorn --factory brain_mri_segmentation.serving:create_app --port 8000 --no-access-log
 
 runs: install  ## show runs, scores and figures in the browser (MLflow)
 	$(BIN)/kedro mlflow ui

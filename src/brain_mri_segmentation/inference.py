@@ -1,6 +1,14 @@
-"""From a checkpoint and slices to masks."""
+"""From a checkpoint and slices to masks: what evaluation and service both call.
+
+    model = load_model("data/06_models/unet/best.ckpt")
+    result = segment(model, image)  # image: (H, W, 3) uint8
+    result.mask, result.tumour_fraction, result.review
+
+Research use only, not a medical device.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +23,39 @@ from brain_mri_segmentation.preprocessing import (
     normalise,
     probability_to_mask,
     resize_image,
-    resize_mask,
+    resize_probability,
     to_tensor,
 )
+
+# A pixel whose tumour probability lies between these is uncertain.
+_UNCERTAIN = (0.2, 0.8)
+_MOST_UNCERTAIN = 0.5  # uncertain pixels, as a share of all that may be tumour
+_FEWEST_UNCERTAIN_PIXELS = 50  # below this, a share means little
+# Of the 3,542 slices of the public cohort at hand, those with a brain in them lie within these.
+_DARKEST_DEVIATION = 2.0  # grey levels; below, there is nothing in the picture
+_BRIGHTEST_BORDER = 0.9  # mean of the border over mean of the centre; a photograph has about 1
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What a model finds in one slice.
+
+    Attributes:
+        mask: (H, W) uint8, 0 or 255, in the size of the slice.
+        probability: (H, W) float32, tumour probability in 0..1.
+        tumour_pixels: Pixels in the mask.
+        tumour_fraction: Share of the slice that is in the mask, 0..1.
+        confidence: Mean over all pixels of the probability of the class that was chosen, 0.5..1
+            at a threshold of 0.5.
+        review: Why a person should look at the slice; None when nothing speaks for it.
+    """
+
+    mask: np.ndarray
+    probability: np.ndarray
+    tumour_pixels: int
+    tumour_fraction: float
+    confidence: float
+    review: str | None
 
 
 class Segmenter:
@@ -35,18 +73,19 @@ class Segmenter:
         self.network = checkpoint.build().to(self.device)
 
     @torch.inference_mode()
-    def tumour_probability(self, slices: np.ndarray, statistics: IntensityStatistics) -> np.ndarray:
+    def tumour_probability(self, slices: np.ndarray, statistics: np.ndarray) -> np.ndarray:
         """Run one forward pass.
 
         Args:
             slices: (N, S, S, 3) uint8, S the model's image size.
-            statistics: Intensities of the volume that they come from.
+            statistics: (N, 4, 3) or (1, 4, 3) float32, ``IntensityStatistics.values`` of the
+                volume of each slice.
 
         Returns:
             (N, S, S) float32 in 0..1.
         """
         images = torch.stack([to_tensor(image) for image in slices]).to(self.device)
-        values = torch.from_numpy(statistics.values)[None].to(self.device)
+        values = torch.from_numpy(statistics).to(self.device)
         logits = self.network(normalise(images, values))  # (N, 2, S, S)
         return logits.float().softmax(dim=1)[:, 1].cpu().numpy()
 
@@ -65,9 +104,38 @@ def load_model(path: str | Path, device: str = "cpu") -> Segmenter:
     return Segmenter(Checkpoint.load(Path(path)), device)
 
 
+def segment(segmenter: Segmenter, image: np.ndarray) -> Segmentation:
+    """Segment a single slice, whose intensities are normalised by themselves.
+
+    Args:
+        segmenter: The model.
+        image: (H, W, 3) uint8: pre-contrast, FLAIR, post-contrast.
+
+    Raises:
+        ValueError: The image has another shape or dtype.
+    """
+    return segment_batch(segmenter, [image])[0]
+
+
+def segment_batch(segmenter: Segmenter, images: Sequence[np.ndarray]) -> list[Segmentation]:
+    """Segment slices that have nothing to do with each other, in one forward pass.
+
+    Args:
+        segmenter: The model.
+        images: (H, W, 3) uint8 each.
+
+    Raises:
+        ValueError: An image has another shape or dtype, or there is none.
+    """
+    resized = _resize(segmenter, images)
+    statistics = np.stack([_statistics(segmenter, [image]) for image in resized])
+    probabilities = segmenter.tumour_probability(np.stack(resized), statistics)
+    return _results(segmenter, images, probabilities)
+
+
 def segment_volume(
     segmenter: Segmenter, slices: Sequence[np.ndarray], batch_size: int = 16
-) -> list[np.ndarray]:
+) -> list[Segmentation]:
     """Segment the slices of one volume, whose intensities are normalised together.
 
     Args:
@@ -76,25 +144,24 @@ def segment_volume(
         batch_size: Slices in one forward pass.
 
     Returns:
-        A mask for each slice in its own size, (H, W) uint8, 0 or 255.
+        A result for each slice, in its own size.
 
     Raises:
-        ValueError: There is no slice.
+        ValueError: A slice has another shape or dtype, or there is none.
     """
-    rules = segmenter.preprocessing
-    resized = [resize_image(image, rules.image_size) for image in slices]
-    statistics = IntensityStatistics.of(resized, rules.lower_percentile, rules.upper_percentile)
-    masks = []
+    resized = _resize(segmenter, slices)
+    statistics = _statistics(segmenter, resized)[None]
+    results = []
     for start in range(0, len(slices), batch_size):
-        batch = np.stack(resized[start : start + batch_size])
-        for probability in segmenter.tumour_probability(batch, statistics):
-            masks.append(probability_to_mask(probability, rules.threshold))
-    return [resize_mask(mask, *image.shape[:2]) for mask, image in zip(masks, slices, strict=True)]
+        batch = slice(start, start + batch_size)
+        probabilities = segmenter.tumour_probability(np.stack(resized[batch]), statistics)
+        results += _results(segmenter, slices[batch], probabilities)
+    return results
 
 
 def segment_patients(
     segmenter: Segmenter, images: Mapping[str, SliceReader], batch_size: int = 16
-) -> Iterator[tuple[str, np.ndarray]]:
+) -> Iterator[tuple[str, Segmentation]]:
     """Segment a folder of slices patient by patient, one patient in memory at a time.
 
     Args:
@@ -103,11 +170,11 @@ def segment_patients(
         batch_size: Slices in one forward pass.
 
     Yields:
-        Slice name and mask, (H, W) uint8, 0 or 255.
+        Slice name and result.
     """
     for names in by_patient(list(images)).values():
-        masks = segment_volume(segmenter, [images[name]() for name in names], batch_size)
-        yield from zip(names, masks, strict=True)
+        results = segment_volume(segmenter, [images[name]() for name in names], batch_size)
+        yield from zip(names, results, strict=True)
 
 
 def check_unseen(checkpoint: Checkpoint, slice_names: Sequence[str], split: str) -> None:
@@ -130,3 +197,68 @@ def check_unseen(checkpoint: Checkpoint, slice_names: Sequence[str], split: str)
             f"such as {known[0]}: the split has changed since. Train again on this split, or score "
             "the split that the checkpoint was trained with."
         )
+
+
+def _resize(segmenter: Segmenter, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    if not images:
+        raise ValueError("segmentation needs at least one slice, got none")
+    for image in images:
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise ValueError(
+                f"a slice has shape {image.shape} and dtype {image.dtype}, expected "
+                "(height, width, 3) uint8"
+            )
+    return [resize_image(image, segmenter.preprocessing.image_size) for image in images]
+
+
+def _statistics(segmenter: Segmenter, slices: Sequence[np.ndarray]) -> np.ndarray:
+    rules = segmenter.preprocessing
+    return IntensityStatistics.of(slices, rules.lower_percentile, rules.upper_percentile).values
+
+
+def _results(
+    segmenter: Segmenter, images: Sequence[np.ndarray], probabilities: np.ndarray
+) -> list[Segmentation]:
+    results = []
+    for image, small in zip(images, probabilities, strict=True):
+        probability = resize_probability(small, *image.shape[:2])
+        mask = probability_to_mask(probability, segmenter.preprocessing.threshold)
+        tumour = mask > 0
+        chosen = np.where(tumour, probability, 1 - probability)
+        results.append(
+            Segmentation(
+                mask=mask,
+                probability=probability,
+                tumour_pixels=int(tumour.sum()),
+                tumour_fraction=float(tumour.mean()),
+                confidence=float(chosen.mean()),
+                review=_reason_to_review(image, small),
+            )
+        )
+    return results
+
+
+def _reason_to_review(image: np.ndarray, probability: np.ndarray) -> str | None:
+    """Say why a person should look at a slice; None when nothing speaks for it.
+
+    Args:
+        image: (H, W, 3) uint8.
+        probability: (S, S) float32, as the model gave it.
+    """
+    grey = image.mean(axis=2)
+    if grey.std() < _DARKEST_DEVIATION:
+        return "the picture is almost empty"
+    height, width = grey.shape
+    centre = grey[height // 4 : -(height // 4), width // 4 : -(width // 4)].mean()
+    edge = max(1, min(height, width) // 32)
+    border = np.concatenate(
+        [grey[:edge].ravel(), grey[-edge:].ravel(), grey[:, :edge].ravel(), grey[:, -edge:].ravel()]
+    ).mean()
+    if border > _BRIGHTEST_BORDER * centre:
+        return "the picture does not look like a brain MRI slice: its border is not darker"
+    low, high = _UNCERTAIN
+    uncertain = np.count_nonzero((probability > low) & (probability < high))
+    possible = np.count_nonzero(probability > low)
+    if uncertain >= _FEWEST_UNCERTAIN_PIXELS and uncertain > _MOST_UNCERTAIN * possible:
+        return "the model is uncertain about most of what may be tumour"
+    return None

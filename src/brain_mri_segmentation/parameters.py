@@ -151,6 +151,17 @@ class EvaluationParameters(Parameters):
     """Resamples of the patients behind each 95 % interval."""
 
 
+class ServingParameters(Parameters):
+    """Limits of the HTTP service."""
+
+    max_upload_bytes: int = Field(ge=1024)
+    """Largest request; a larger one is cut off while it arrives."""
+    max_batch: int = Field(ge=1, le=256)
+    """Slices in one forward pass."""
+    max_waiting: int = Field(ge=1, le=10_000)
+    """Requests that may wait for the model; one more is told to come back later."""
+
+
 class ProjectParameters(Parameters):
     """All parameters of a run, as ``conf`` and ``--params`` give them together."""
 
@@ -169,6 +180,7 @@ class ProjectParameters(Parameters):
     preprocessing: PreprocessingParameters
     training: TrainingParameters
     evaluation: EvaluationParameters
+    serving: ServingParameters
 
 
 def check_parameters(values: dict[str, object]) -> ProjectParameters:

@@ -1,8 +1,8 @@
 """The one way from pixels to a tensor and back, shared by training, evaluation and serving.
 
 A slice goes through ``resize_image`` -> ``normalise``; a model's output through
-``probability_to_mask`` -> ``resize_mask``. The normalisation is the one of the public U-Net for
-this cohort (Buda et al. 2019): intensities of a volume are clipped to two percentiles and scaled
+``resize_probability`` -> ``probability_to_mask``. The normalisation is the public U-Net's for this
+cohort (Buda et al. 2019): intensities of a volume are clipped to two percentiles and scaled
 to mean 0 and standard deviation 1, here per channel.
 """
 
@@ -108,6 +108,23 @@ def normalise(images: torch.Tensor, statistics: torch.Tensor) -> torch.Tensor:
     """
     low, high, mean, deviation = statistics[..., None, None].unbind(1)  # (N, 3, 1, 1) each
     return (torch.clamp(images.float(), low, high) - mean) / deviation
+
+
+def resize_probability(probability: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize a probability map bilinearly.
+
+    Args:
+        probability: (S, S) float32 in 0..1.
+        height: Rows of the result.
+        width: Columns of the result.
+
+    Returns:
+        (height, width) float32 in 0..1; ``probability`` itself when it has that size.
+    """
+    if probability.shape == (height, width):
+        return probability
+    resized = Image.fromarray(probability).resize((width, height), Image.Resampling.BILINEAR)
+    return np.clip(np.asarray(resized), 0, 1)
 
 
 def probability_to_mask(probability: np.ndarray, threshold: float) -> np.ndarray:

@@ -41,7 +41,8 @@ def segment_split(
     """Predict the mask of every slice."""
     check_unseen(checkpoint, list(images), parameters.split)
     segmenter = Segmenter(checkpoint, best_device())
-    return dict(segment_patients(segmenter, images, parameters.batch_size))
+    results = segment_patients(segmenter, images, parameters.batch_size)
+    return {name: result.mask for name, result in results}
 
 
 def score_predictions(predictions: Slices, masks: Slices) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -1,0 +1,68 @@
+"""Which model is served: the catalog's entry `serving_model`, or one environment variable."""
+
+import os
+from pathlib import Path
+
+from kedro.config import OmegaConfigLoader
+from kedro.io import DataCatalog
+
+from brain_mri_segmentation.errors import InputError, find_input_error
+from brain_mri_segmentation.inference import Segmenter
+from brain_mri_segmentation.models import Checkpoint
+from brain_mri_segmentation.parameters import ServingParameters, check_parameters
+
+ENTRY = "serving_model"
+MODEL_VARIABLE = "SERVING_MODEL"
+"""Path of a checkpoint, instead of the catalog's entry."""
+ENVIRONMENT_VARIABLE = "KEDRO_ENV"
+"""Kedro environment whose catalog is read, such as ``demo``."""
+
+
+def load_serving_model(project: Path) -> tuple[Segmenter, str]:
+    """Load the model to serve.
+
+    Args:
+        project: Folder that holds ``conf``.
+
+    Returns:
+        The model, and where it was found.
+
+    Raises:
+        InputError: There is none, or it cannot be read; the message says what to run.
+    """
+    if path := os.environ.get(MODEL_VARIABLE):
+        return Segmenter(Checkpoint.load(Path(path))), path
+    entry = _config(project)["catalog"].get(ENTRY)
+    if entry is None:
+        raise InputError(f"conf/base/catalog.yml has no entry '{ENTRY}'.")
+    entry = entry | {"filepath": str(project / entry["filepath"])}
+    catalog = DataCatalog.from_config({ENTRY: entry})
+    try:
+        return Segmenter(catalog.load(ENTRY)), entry["filepath"]
+    except Exception as error:
+        if (input_error := find_input_error(error)) is None:
+            raise
+        raise InputError(
+            f"{input_error} Or run 'make demo' for a model of synthetic phantoms, or name a "
+            f"checkpoint with {MODEL_VARIABLE}=PATH."
+        ) from error
+
+
+def load_serving_parameters(project: Path) -> ServingParameters:
+    """Return the parameters of the service from the project's ``conf``.
+
+    Raises:
+        InputError: A parameter is unknown or ill-typed.
+    """
+    return check_parameters(_config(project)["parameters"]).serving
+
+
+def _config(project: Path) -> OmegaConfigLoader:
+    environment = os.environ.get(ENVIRONMENT_VARIABLE, "local")
+    return OmegaConfigLoader(
+        str(project / "conf"),
+        base_env="base",
+        default_run_env="local",
+        env=environment,
+        merge_strategy={"parameters": "soft", "globals": "soft"},
+    )

@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+import torch
+from fastapi.testclient import TestClient
+
+from brain_mri_segmentation.inference import Segmenter
+from brain_mri_segmentation.models import Checkpoint, create_model
+from brain_mri_segmentation.serving.app import Service, create_app
+
+
+@pytest.fixture(scope="session")
+def segmenter(parameters):
+    """A small network with random weights, and a threshold at which it finds half a picture."""
+    torch.manual_seed(0)
+    model = create_model("unet", {"channels": [4, 8]})
+    preprocessing = parameters.preprocessing.model_dump() | {"image_size": 64, "threshold": 0.65}
+    metadata = {"scores": {"val/dice": 0.25}, "code": "0123456789abcdef"}
+    return Segmenter(Checkpoint("unet", model.config, preprocessing, model.state_dict(), metadata))
+
+
+@pytest.fixture(scope="session")
+def settings(parameters):
+    return parameters.serving.model_copy(update={"max_upload_bytes": 200_000})
+
+
+@pytest.fixture
+def client(settings, segmenter):
+    with TestClient(create_app(Service(settings, segmenter, "best.ckpt"))) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def image():
+    """A slice of 64 x 80 pixels with a dark border."""
+    picture = np.zeros((64, 80, 3), np.uint8)
+    picture[12:52, 15:65] = np.random.default_rng(0).integers(60, 160, (40, 50, 3))
+    return picture

@@ -1,0 +1,133 @@
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+
+from brain_mri_segmentation.serving.batching import Batcher, QueueFull
+
+
+class Model:
+    """Returns what it gets, and remembers the sizes of its batches."""
+
+    def __init__(self):
+        self.batches = []
+        self.go = threading.Event()
+        self.go.set()
+        self.fail = False
+
+    def __call__(self, images):
+        self.go.wait(5)
+        self.batches.append(len(images))
+        if self.fail:
+            raise RuntimeError("the model failed")
+        return [int(image[0]) for image in images]
+
+
+def picture(value):
+    return np.array([value])
+
+
+async def started(model, max_batch=4, max_waiting=8):
+    batcher = Batcher(model, max_batch, max_waiting)
+    batcher.start()
+    await asyncio.sleep(0)
+    return batcher
+
+
+def test_everybody_gets_the_result_of_their_own_slice():
+    async def run():
+        batcher = await started(Model(), max_waiting=50)
+        results = await asyncio.gather(*(batcher.segment(picture(i)) for i in range(40)))
+        await batcher.stop()
+        return results
+
+    assert asyncio.run(run()) == list(range(40))
+
+
+def test_requests_that_wait_become_one_batch():
+    async def run():
+        model = Model()
+        model.go.clear()
+        batcher = await started(model)
+        first = asyncio.create_task(batcher.segment(picture(0)))
+        await asyncio.sleep(0.05)  # it is in the model now, and the next ones wait
+        others = [asyncio.create_task(batcher.segment(picture(i))) for i in range(1, 7)]
+        await asyncio.sleep(0.05)
+        model.go.set()
+        await asyncio.gather(first, *others)
+        await batcher.stop()
+        return model.batches
+
+    assert asyncio.run(run()) == [1, 4, 2]
+
+
+def test_a_volume_is_a_job_of_its_own():
+    async def run():
+        model, volumes = Model(), []
+        model.go.clear()
+        batcher = await started(model)
+
+        def volume(images):
+            volumes.append(len(images))
+            return [9] * len(images)
+
+        tasks = [asyncio.create_task(batcher.segment(picture(0)))]
+        await asyncio.sleep(0.05)
+        tasks.append(asyncio.create_task(batcher.segment(picture(1))))
+        tasks.append(asyncio.create_task(batcher.run([picture(5)] * 6, volume)))
+        tasks.append(asyncio.create_task(batcher.segment(picture(2))))
+        await asyncio.sleep(0.05)
+        model.go.set()
+        results = await asyncio.gather(*tasks)
+        await batcher.stop()
+        return results, model.batches, volumes
+
+    results, batches, volumes = asyncio.run(run())
+    assert results == [0, 1, [9] * 6, 2]
+    assert (batches, volumes) == ([1, 1, 1], [6])
+
+
+def test_a_full_queue_refuses_and_recovers():
+    async def run():
+        model = Model()
+        model.go.clear()
+        batcher = await started(model, max_waiting=2)
+        tasks = [asyncio.create_task(batcher.segment(picture(0)))]
+        await asyncio.sleep(0.05)
+        tasks += [asyncio.create_task(batcher.segment(picture(i))) for i in (1, 2)]
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFull) as caught:
+            await batcher.segment(picture(3))
+        assert caught.value.retry_after >= 1
+        model.go.set()
+        assert await asyncio.gather(*tasks) == [0, 1, 2]
+        assert await batcher.segment(picture(4)) == 4
+        await batcher.stop()
+
+    asyncio.run(run())
+
+
+def test_a_failing_model_fails_its_batch_alone():
+    async def run():
+        model = Model()
+        batcher = await started(model)
+        model.fail = True
+        with pytest.raises(RuntimeError, match="the model failed"):
+            await batcher.segment(picture(1))
+        model.fail = False
+        assert await batcher.segment(picture(2)) == 2
+        await batcher.stop()
+
+    asyncio.run(run())
+
+
+def test_stopping_finishes_what_waits():
+    async def run():
+        batcher = await started(Model())
+        tasks = [asyncio.create_task(batcher.segment(picture(i))) for i in range(5)]
+        await asyncio.sleep(0)
+        await batcher.stop()
+        return await asyncio.gather(*tasks)
+
+    assert asyncio.run(run()) == [0, 1, 2, 3, 4]
