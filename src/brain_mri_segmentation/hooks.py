@@ -23,7 +23,7 @@ class CheckParameters:
         """Check all parameters, those that the chosen pipeline does not use as well."""
         parameters = context.config_loader["parameters"]
         check_parameters(parameters)
-        in_catalog = context.config_loader["globals"] | (context._runtime_params or {})
+        in_catalog = context.config_loader["globals"] | (context.config_loader.runtime_params or {})
         for name in _SHARED_WITH_CATALOG:
             if name in parameters and parameters[name] != in_catalog.get(name):
                 raise InputError(
