@@ -17,9 +17,10 @@ import tifffile
 import yaml
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
+from PIL import Image
 
 from brain_mri_segmentation.errors import find_input_error
-from brain_mri_segmentation.inference import load_model
+from brain_mri_segmentation.inference import load_model, segment_volume
 from brain_mri_segmentation.phantom import write_cohort
 
 pytestmark = pytest.mark.slow
@@ -189,6 +190,35 @@ def test_only_missing_outputs_resumes(project):
     assert project.data("08_reporting/unet/patient_dice.png").exists()
 
 
+def test_any_folder_is_segmented_and_a_broken_file_is_listed_at_the_end(project, tmp_path):
+    volume = project.data("01_raw/kaggle_3m/PHANTOM_CS_0000")
+    shutil.copytree(volume, tmp_path / "in/PHANTOM_CS_0000")
+    Image.fromarray(tifffile.imread(volume / "PHANTOM_CS_0000_3.tif")).save(tmp_path / "in/a.png")
+    (tmp_path / "in/broken.tif").write_bytes(b"II*\0 and no more")
+    message = project.refusal("inference", input=str(tmp_path / "in"))
+    assert "1 file(s) could not be segmented" in message
+    assert "broken: " in message
+
+    summary = pd.read_csv(project.data("08_reporting/inference/summary.csv"))
+    assert len(summary) == 8  # six slices, one alone, one broken; the masks are no slices
+    assert summary["problem"].notna().sum() == 1
+    volumes = pd.read_csv(project.data("08_reporting/inference/volumes.csv")).set_index("volume")
+    assert volumes.loc["PHANTOM_CS_0000/PHANTOM_CS_0000", "slices"] == 6
+    assert volumes["problems"].sum() == 1
+
+    output = project.data("07_model_output/inference")
+    slices = [tifffile.imread(volume / f"PHANTOM_CS_0000_{n}.tif") for n in range(1, 7)]
+    expected = segment_volume(load_model(project.data("06_models/unet/best.ckpt")), slices)
+    for n, result in enumerate(expected, start=1):
+        path = f"PHANTOM_CS_0000/PHANTOM_CS_0000_{n}.png"
+        assert np.array_equal(np.asarray(Image.open(output / "masks" / path)), result.mask)
+        assert Image.open(output / "overlays" / path).mode == "RGB"
+
+
+def test_inference_without_a_folder_says_how_to_name_one(project):
+    assert "--params input=FOLDER" in project.refusal("inference")
+
+
 def test_a_model_of_another_architecture_is_refused(project):
     target = project.data("06_models/segformer/best.ckpt")
     target.parent.mkdir(parents=True)
@@ -272,6 +302,7 @@ def test_an_unknown_pipeline_is_refused_with_the_known_ones(project):
     done = project.kedro("run", "--pipeline", "trainin")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert "pipelines.trainin' module.). There are: data_processing, evaluation, training" in (
-        done.stderr
+    assert (
+        "pipelines.trainin' module.). There are: data_processing, evaluation, inference, training"
+        in (done.stderr)
     )

@@ -118,3 +118,21 @@ def slice_gallery(rows: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]) ->
         line[0].set_ylabel(title, fontsize=8)
     figure.suptitle("Worst, median and best slices with tumour (research use only)", fontsize=11)
     return figure
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.45) -> np.ndarray:
+    """Lay a mask over FLAIR, in translucent orange.
+
+    Args:
+        image: (H, W, 3) uint8.
+        mask: (H, W) uint8, 0 or 255.
+        opacity: Of the orange, 0..1.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    grey = np.repeat(image[..., _FLAIR, None].astype(np.float32), 3, axis=2)
+    orange = np.array([int(ORANGE[i : i + 2], 16) for i in (1, 3, 5)], np.float32)
+    return np.where(mask[..., None] > 0, (1 - opacity) * grey + opacity * orange, grey).astype(
+        np.uint8
+    )

@@ -7,6 +7,7 @@
 Research use only, not a medical device.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from brain_mri_segmentation.preprocessing import (
     to_tensor,
 )
 
+_LARGEST_VOLUME = 512  # slices that are held in memory together
 # A pixel whose tumour probability lies between these is uncertain.
 _UNCERTAIN = (0.2, 0.8)
 _MOST_UNCERTAIN = 0.5  # uncertain pixels, as a share of all that may be tumour
@@ -175,6 +177,30 @@ def segment_patients(
     for names in by_patient(list(images)).values():
         results = segment_volume(segmenter, [images[name]() for name in names], batch_size)
         yield from zip(names, results, strict=True)
+
+
+def group_volumes(paths: Sequence[str]) -> dict[str, list[str]]:
+    """Find the volumes in a folder of slices, whose intensities belong together.
+
+    Args:
+        paths: Files without ending, such as ``patient/patient_12``. Files of one folder that are
+            named ``<volume>_<number>`` are a volume; any other file stands alone.
+
+    Returns:
+        Paths by volume, in the order of the numbers, at most 512 in one.
+    """
+    volumes: dict[str, list[tuple[int, str]]] = {}
+    for path in paths:
+        match = re.fullmatch(r"(.+)_(\d+)", path)
+        volume, number = (match[1], int(match[2])) if match else (path, 0)
+        volumes.setdefault(volume, []).append((number, path))
+    groups = {}
+    for volume, numbered in sorted(volumes.items()):
+        ordered = [path for _, path in sorted(numbered)]
+        for start in range(0, len(ordered), _LARGEST_VOLUME):
+            part = f"-{1 + start // _LARGEST_VOLUME}" if start else ""
+            groups[f"{volume}{part}"] = ordered[start : start + _LARGEST_VOLUME]
+    return groups
 
 
 def check_unseen(checkpoint: Checkpoint, slice_names: Sequence[str], split: str) -> None:

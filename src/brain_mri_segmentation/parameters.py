@@ -175,6 +175,8 @@ class ProjectParameters(Parameters):
     """Folder of the raw cohort, when it is not ``data/01_raw``."""
     split_manifest: str | None = None
     """CSV with the columns patient and split, which replaces the seeded split."""
+    input: str | None = None
+    """Folder of slices for the inference pipeline."""
     cohort: CohortParameters
     split: SplitParameters
     preprocessing: PreprocessingParameters

@@ -7,6 +7,7 @@ import tifffile
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from brain_mri_segmentation import figures
 from brain_mri_segmentation.inference import segment, segment_volume
 from brain_mri_segmentation.serving import pictures
 from brain_mri_segmentation.serving.app import Service, create_app
@@ -67,7 +68,7 @@ def test_json_holds_figures_and_the_mask_as_runs(client, segmenter, image):
 def test_overlay_probability_and_image(client, segmenter, image):
     content, expected = encode(image), segment(segmenter, image)
     overlay = decode(post(client, content, params={"output": "overlay"}).content)
-    assert np.array_equal(overlay, pictures.overlay(image, expected.mask))
+    assert np.array_equal(overlay, figures.overlay(image, expected.mask))
     probability = decode(post(client, content, params={"output": "probability"}).content)
     assert np.abs(probability / 255 - expected.probability).max() < 0.003
     flair = decode(post(client, content, params={"output": "image"}).content)

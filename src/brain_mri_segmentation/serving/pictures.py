@@ -5,11 +5,10 @@ import io
 import numpy as np
 from PIL import Image
 
+from brain_mri_segmentation.figures import overlay
 from brain_mri_segmentation.inference import Segmentation
 
 _FLAIR = 1
-_ORANGE = np.array([230, 159, 0], np.float32)
-_OPACITY = 0.45
 
 
 def _mask_png(image: np.ndarray, result: Segmentation) -> bytes:  # noqa: ARG001
@@ -36,21 +35,6 @@ DRAW = {
 }
 """PNG of a slice (H, W, 3) uint8 and its result: the mask (grey, 0 and 255), FLAIR with the mask
 over it (RGB), the probability (grey, 255 for 1), FLAIR alone (grey)."""
-
-
-def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Lay a mask over FLAIR.
-
-    Args:
-        image: (H, W, 3) uint8.
-        mask: (H, W) uint8, 0 or 255.
-
-    Returns:
-        (H, W, 3) uint8.
-    """
-    grey = np.repeat(image[..., _FLAIR, None].astype(np.float32), 3, axis=2)
-    tinted = (1 - _OPACITY) * grey + _OPACITY * _ORANGE
-    return np.where(mask[..., None] > 0, tinted, grey).astype(np.uint8)
 
 
 def masks_tiff(results: list[Segmentation]) -> bytes:

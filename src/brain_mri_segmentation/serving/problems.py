@@ -8,6 +8,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.images import NotAnImage
+
 logger = logging.getLogger(__name__)
 
 
@@ -48,6 +51,11 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Problem)
     def refused(request: Request, error: Problem) -> JSONResponse:
         return problem_response(error.status, error.detail, request_id(request), error.headers)
+
+    @app.exception_handler(InputError)
+    def unsuitable(request: Request, error: InputError) -> JSONResponse:
+        status = 415 if isinstance(error, NotAnImage) else 422
+        return problem_response(status, str(error), request_id(request))
 
     @app.exception_handler(HTTPException)
     def http_error(request: Request, error: HTTPException) -> JSONResponse:

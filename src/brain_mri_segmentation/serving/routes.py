@@ -13,10 +13,10 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from brain_mri_segmentation.images import read_slice, read_slices
 from brain_mri_segmentation.inference import Segmentation, segment_volume
 from brain_mri_segmentation.serving import pictures
 from brain_mri_segmentation.serving.batching import QueueFull
-from brain_mri_segmentation.serving.images import read_slice, read_slices
 from brain_mri_segmentation.serving.problems import Problem
 
 router = APIRouter()

@@ -1,6 +1,6 @@
-"""What an upload may be, and how it becomes a slice.
+"""What a picture file may be, and how it becomes a slice.
 
-| upload | becomes |
+| file | becomes |
 |---|---|
 | RGB, 8 bits | itself: pre-contrast, FLAIR, post-contrast |
 | grey | the grey three times, as the cohort's authors repeat FLAIR for a missing sequence |
@@ -16,7 +16,7 @@ import warnings
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from brain_mri_segmentation.serving.problems import Problem
+from brain_mri_segmentation.errors import InputError
 
 SMALLEST_SIDE, LARGEST_SIDE = 32, 4096
 _MAGIC = {
@@ -25,6 +25,10 @@ _MAGIC = {
     "TIFF": (b"II*\x00", b"MM\x00*"),
 }
 _BRIGHTEST = 99.9  # percentile that becomes 255 in a picture of more than 8 bits
+
+
+class NotAnImage(InputError):  # noqa: N818 - says what it is
+    """A file that is no TIFF, PNG or JPEG by its own bytes."""
 
 
 def read_slice(content: bytes) -> np.ndarray:
@@ -37,14 +41,14 @@ def read_slice(content: bytes) -> np.ndarray:
         (H, W, 3) uint8.
 
     Raises:
-        Problem: 415 for what is no TIFF, PNG or JPEG; 422 for one that cannot be one slice.
+        NotAnImage: It is no TIFF, PNG or JPEG.
+        InputError: It is one that cannot be a slice; the message says why.
     """
     slices = read_slices(content)
     if len(slices) != 1:
-        raise Problem(
-            422,
+        raise InputError(
             f"The file holds {len(slices)} pages, and one slice is expected. "
-            "Send a stack to /segment/volume.",
+            "A stack is a volume, not a slice.",
         )
     return slices[0]
 
@@ -60,13 +64,13 @@ def read_slices(content: bytes, most: int = 512) -> list[np.ndarray]:
         (H, W, 3) uint8 each.
 
     Raises:
-        Problem: As in ``read_slice``; 422 as well for too many pages.
+        InputError: As in ``read_slice``, and for too many pages.
     """
     if not content:
-        raise Problem(422, "The file is empty.")
+        raise InputError("The file is empty.")
     kinds = [name for name, starts in _MAGIC.items() if content.startswith(starts)]
     if not kinds:
-        raise Problem(415, "The file is no TIFF, PNG or JPEG by its own bytes.")
+        raise NotAnImage("The file is no TIFF, PNG or JPEG by its own bytes.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -74,7 +78,7 @@ def read_slices(content: bytes, most: int = 512) -> list[np.ndarray]:
             _check_size(picture.size)
             pages = getattr(picture, "n_frames", 1)
             if pages > most:
-                raise Problem(422, f"The file holds {pages} pages; at most {most} are taken.")
+                raise InputError(f"The file holds {pages} pages; at most {most} are taken.")
             slices = []
             for page in range(pages):
                 if pages > 1:
@@ -83,21 +87,20 @@ def read_slices(content: bytes, most: int = 512) -> list[np.ndarray]:
                 slices.append(_to_slice(picture))
             return slices
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise Problem(422, "The picture is absurdly large once it is unpacked.") from None
+        raise InputError("The picture is absurdly large once it is unpacked.") from None
     except UnidentifiedImageError:
-        raise Problem(422, f"The file begins as {kinds[0]} but cannot be read as one.") from None
-    except Problem:
+        raise InputError(f"The file begins as {kinds[0]} but cannot be read as one.") from None
+    except InputError:
         raise
     # Pillow raises many kinds of errors on broken files, and all of them mean the same here.
     except Exception as error:
-        raise Problem(422, f"The {kinds[0]} file is broken or truncated.") from error
+        raise InputError(f"The {kinds[0]} file is broken or truncated.") from error
 
 
 def _check_size(size: tuple[int, int]) -> None:
     width, height = size
     if not (min(size) >= SMALLEST_SIDE and max(size) <= LARGEST_SIDE):
-        raise Problem(
-            422,
+        raise InputError(
             f"The picture is {width} x {height} pixels; "
             f"sides of {SMALLEST_SIDE} to {LARGEST_SIDE} are taken.",
         )
@@ -107,8 +110,7 @@ def _to_slice(picture: Image.Image) -> np.ndarray:
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         alpha = np.asarray(picture.convert("RGBA"))[..., 3]
         if alpha.min() < 255:
-            raise Problem(
-                422,
+            raise InputError(
                 "The picture has transparent pixels, whose intensity is not known. "
                 "Save it without an alpha channel.",
             )
@@ -120,8 +122,7 @@ def _to_slice(picture: Image.Image) -> np.ndarray:
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
         return np.repeat(_to_8_bits(np.asarray(picture))[..., None], 3, axis=2)
     names = {"CMYK": "CMYK, for printing", "1": "bilevel, which may be a mask"}
-    raise Problem(
-        422,
+    raise InputError(
         f"The picture is {names.get(picture.mode, picture.mode)}. "
         "Send grey or RGB of 8 bits, or grey of 16 bits.",
     )
@@ -130,8 +131,8 @@ def _to_slice(picture: Image.Image) -> np.ndarray:
 def _to_8_bits(grey: np.ndarray) -> np.ndarray:
     grey = grey.astype(np.float64)
     if not np.isfinite(grey).all():
-        raise Problem(422, "The picture holds values that are not finite (NaN or infinity).")
+        raise InputError("The picture holds values that are not finite (NaN or infinity).")
     if grey.min() < 0:
-        raise Problem(422, "The picture holds negative values; MR intensities are not negative.")
+        raise InputError("The picture holds negative values; MR intensities are not negative.")
     brightest = np.percentile(grey, _BRIGHTEST) or grey.max() or 1.0
     return np.clip(np.rint(grey * (255 / brightest)), 0, 255).astype(np.uint8)

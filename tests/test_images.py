@@ -5,8 +5,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from brain_mri_segmentation.serving.images import read_slice, read_slices
-from brain_mri_segmentation.serving.problems import Problem
+from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.images import NotAnImage, read_slice, read_slices
 
 RGB = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 GREY = RGB[..., 0]
@@ -73,33 +73,33 @@ BOMB = (
 
 
 @pytest.mark.parametrize(
-    ("content", "status", "reason"),
+    ("content", "kind", "reason"),
     [
-        (b"", 422, "empty"),
-        (b"hello, I am a text", 415, "no TIFF, PNG or JPEG"),
-        (b"GIF89a" + bytes(100), 415, "no TIFF, PNG or JPEG"),
-        (b"%PDF-1.7 slice.png", 415, "no TIFF, PNG or JPEG"),
-        (b"PK\x03\x04" + bytes(50), 415, "no TIFF, PNG or JPEG"),
-        (encode(RGB)[:500], 422, "broken or truncated"),
-        (encode(RGB, "JPEG")[:300], 422, "broken or truncated"),
-        (encode(RGB, "TIFF")[:900], 422, "broken or truncated"),
-        (b"\x89PNG\r\n\x1a\n", 422, "cannot be read as one"),
-        (b"II*\x00" + bytes(20), 422, "cannot be read as one|broken"),
-        (encode(RGB[:8, :8]), 422, "8 x 8 pixels"),
-        (encode(np.zeros((32, 5000), np.uint8)), 422, "5000 x 32 pixels"),
-        (BOMB + bytes(40), 422, "absurdly large|cannot be read|pixels"),
-        (encode(TRANSPARENT), 422, "transparent"),
-        (encode(Image.fromarray(RGB).convert("CMYK"), "JPEG"), 422, "CMYK"),
-        (encode(Image.fromarray(GREY).convert("1")), 422, "bilevel"),
-        (nan_picture(), 422, "not finite"),
-        (tiff(np.full((40, 50), -1.0, np.float32)), 422, "negative"),
-        (tiff(np.stack([GREY, GREY])), 422, "holds 2 pages.*segment/volume"),
+        (b"", InputError, "empty"),
+        (b"hello, I am a text", NotAnImage, "no TIFF, PNG or JPEG"),
+        (b"GIF89a" + bytes(100), NotAnImage, "no TIFF, PNG or JPEG"),
+        (b"%PDF-1.7 slice.png", NotAnImage, "no TIFF, PNG or JPEG"),
+        (b"PK\x03\x04" + bytes(50), NotAnImage, "no TIFF, PNG or JPEG"),
+        (encode(RGB)[:500], InputError, "broken or truncated"),
+        (encode(RGB, "JPEG")[:300], InputError, "broken or truncated"),
+        (encode(RGB, "TIFF")[:900], InputError, "broken or truncated"),
+        (b"\x89PNG\r\n\x1a\n", InputError, "cannot be read as one"),
+        (b"II*\x00" + bytes(20), InputError, "cannot be read as one|broken"),
+        (encode(RGB[:8, :8]), InputError, "8 x 8 pixels"),
+        (encode(np.zeros((32, 5000), np.uint8)), InputError, "5000 x 32 pixels"),
+        (BOMB + bytes(40), InputError, "absurdly large|cannot be read|pixels"),
+        (encode(TRANSPARENT), InputError, "transparent"),
+        (encode(Image.fromarray(RGB).convert("CMYK"), "JPEG"), InputError, "CMYK"),
+        (encode(Image.fromarray(GREY).convert("1")), InputError, "bilevel"),
+        (nan_picture(), InputError, "not finite"),
+        (tiff(np.full((40, 50), -1.0, np.float32)), InputError, "negative"),
+        (tiff(np.stack([GREY, GREY])), InputError, "holds 2 pages.*a volume, not a slice"),
     ],
 )
-def test_what_cannot_be_a_slice_is_refused_with_the_reason(content, status, reason):
-    with pytest.raises(Problem, match=reason) as caught:
+def test_what_cannot_be_a_slice_is_refused_with_the_reason(content, kind, reason):
+    with pytest.raises(InputError, match=reason) as caught:
         read_slice(content)
-    assert caught.value.status == status
+    assert caught.type is kind
 
 
 def test_pages_of_a_stack_are_read_in_order():
@@ -109,5 +109,5 @@ def test_pages_of_a_stack_are_read_in_order():
 
 
 def test_too_many_pages_are_refused():
-    with pytest.raises(Problem, match="holds 3 pages; at most 2"):
+    with pytest.raises(InputError, match="holds 3 pages; at most 2"):
         read_slices(tiff(np.stack([GREY] * 3), photometric="minisblack"), most=2)

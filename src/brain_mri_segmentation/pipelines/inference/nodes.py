@@ -1,0 +1,99 @@
+"""From any folder of slices to masks, overlays and a summary."""
+
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from tqdm import tqdm
+
+from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.figures import overlay
+from brain_mri_segmentation.inference import Segmenter, best_device, group_volumes, segment_volume
+from brain_mri_segmentation.models import Checkpoint
+
+logger = logging.getLogger(__name__)
+
+_COLUMNS = [
+    "slice",
+    "volume",
+    "tumour_pixels",
+    "tumour_fraction",
+    "confidence",
+    "review",
+    "problem",
+]
+SliceReader = Callable[[], np.ndarray]
+Pictures = dict[str, Image.Image]
+
+
+def segment_folder(
+    input_slices: Mapping[str, SliceReader], checkpoint: Checkpoint
+) -> Iterator[tuple[Pictures, Pictures, dict[str, pd.DataFrame]]]:
+    """Segment one volume at a time; a file that cannot be read is listed and left out."""
+    segmenter = Segmenter(checkpoint, best_device())
+    volumes = group_volumes(list(input_slices))
+    for volume, paths in tqdm(volumes.items(), "Volumes", disable=not sys.stderr.isatty()):
+        images, rows = {}, []
+        for path in paths:
+            try:
+                images[path] = input_slices[path]()
+            except InputError as error:
+                logger.warning("%s is left out: %s", path, error)
+                rows.append({"slice": path, "volume": volume, "problem": str(error)})
+        results = segment_volume(segmenter, list(images.values())) if images else []
+        found = dict(zip(images, results, strict=True))
+        rows += [
+            {
+                "slice": path,
+                "volume": volume,
+                "tumour_pixels": result.tumour_pixels,
+                "tumour_fraction": result.tumour_fraction,
+                "confidence": result.confidence,
+                "review": result.review or "",
+                "problem": "",
+            }
+            for path, result in found.items()
+        ]
+        masks = {path: Image.fromarray(result.mask) for path, result in found.items()}
+        overlays = {
+            path: Image.fromarray(overlay(images[path], result.mask))
+            for path, result in found.items()
+        }
+        yield masks, overlays, {volume: pd.DataFrame(rows, columns=_COLUMNS)}
+
+
+def summarise_folder(
+    inference_rows: Mapping[str, Callable[[], pd.DataFrame]],
+    input_slices: Mapping[str, SliceReader],
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return one table of the slices and one of the volumes of this run."""
+    volumes = group_volumes(list(input_slices))
+    slices = pd.concat([inference_rows[volume]() for volume in volumes], ignore_index=True)
+    groups = slices.groupby("volume", sort=False)
+    table = pd.DataFrame(
+        {
+            "slices": groups.size(),
+            "tumour_pixels": groups["tumour_pixels"].sum(),
+            "slices_with_tumour": groups["tumour_pixels"].agg(lambda pixels: (pixels > 0).sum()),
+            "to_review": groups["review"].agg(lambda texts: (texts.fillna("") != "").sum()),
+            "problems": groups["problem"].agg(lambda texts: (texts.fillna("") != "").sum()),
+        }
+    )
+    return slices, table.reset_index()
+
+
+def report_folder(inference_summary: pd.DataFrame) -> None:
+    """Say what was found, and fail at the very end if a file had to be left out."""
+    problems = inference_summary[inference_summary["problem"] != ""]
+    sound = len(inference_summary) - len(problems)
+    tumour = int((inference_summary["tumour_pixels"] > 0).sum())
+    logger.info("%d slices segmented, %d with tumour. Research use only.", sound, tumour)
+    if len(problems):
+        listed = "".join(f"\n  {row.slice}: {row.problem}" for row in problems[:20].itertuples())
+        raise InputError(
+            f"{len(problems)} file(s) could not be segmented; all others were:{listed}\n"
+            "summary.csv lists them all. Mend or remove these files and run again."
+        )

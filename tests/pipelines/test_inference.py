@@ -1,0 +1,21 @@
+from brain_mri_segmentation.inference import group_volumes
+
+
+def test_files_of_one_folder_with_one_name_and_numbers_are_a_volume():
+    paths = ["a/x_10", "a/x_2", "b/x_1", "scan", "y_1"]
+    assert group_volumes(paths) == {
+        "a/x": ["a/x_2", "a/x_10"],
+        "b/x": ["b/x_1"],
+        "scan": ["scan"],
+        "y": ["y_1"],
+    }
+
+
+def test_a_volume_in_memory_is_bounded():
+    groups = group_volumes([f"x_{n}" for n in range(1200)])
+    assert {name: len(paths) for name, paths in groups.items()} == {
+        "x": 512,
+        "x-2": 512,
+        "x-3": 176,
+    }
+    assert groups["x-2"][0] == "x_512"
