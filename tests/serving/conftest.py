@@ -1,3 +1,11 @@
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -6,6 +14,8 @@ from fastapi.testclient import TestClient
 from brain_mri_segmentation.inference import Segmenter
 from brain_mri_segmentation.models import Checkpoint, create_model
 from brain_mri_segmentation.serving.app import Service, create_app
+
+PROJECT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +45,34 @@ def image():
     picture = np.zeros((64, 80, 3), np.uint8)
     picture[12:52, 15:65] = np.random.default_rng(0).integers(60, 160, (40, 50, 3))
     return picture
+
+
+@pytest.fixture
+def server(segmenter, tmp_path):
+    """A running service on loopback: its address and its process."""
+    segmenter.checkpoint.save(tmp_path / "best.ckpt")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {
+        "SERVING_MODEL": str(tmp_path / "best.ckpt"),
+        "KEDRO_PROJECT": str(PROJECT),
+    }
+    command = [sys.executable, "-m", "uvicorn", "--factory"]
+    command += ["brain_mri_segmentation.serving:create_app", "--port", str(port)]
+    log = (tmp_path / "log").open("w")
+    process = subprocess.Popen(command, env=environment, stderr=log, stdout=log)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(300):
+            try:
+                httpx.get(f"{address}/health")
+                break
+            except httpx.TransportError:
+                assert process.poll() is None, (tmp_path / "log").read_text()
+                time.sleep(0.2)
+        yield address, process, tmp_path / "log"
+    finally:
+        process.kill()
+        process.wait()
+        log.close()

@@ -2,14 +2,9 @@
 
 import io
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import httpx
 import numpy as np
@@ -17,39 +12,6 @@ import pytest
 from PIL import Image
 
 pytestmark = pytest.mark.slow
-
-PROJECT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def server(segmenter, tmp_path):
-    """A running service on loopback: its address and its process."""
-    segmenter.checkpoint.save(tmp_path / "best.ckpt")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {
-        "SERVING_MODEL": str(tmp_path / "best.ckpt"),
-        "KEDRO_PROJECT": str(PROJECT),
-    }
-    command = [sys.executable, "-m", "uvicorn", "--factory"]
-    command += ["brain_mri_segmentation.serving:create_app", "--port", str(port)]
-    log = (tmp_path / "log").open("w")
-    process = subprocess.Popen(command, env=environment, stderr=log, stdout=log)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(300):
-            try:
-                httpx.get(f"{address}/health")
-                break
-            except httpx.TransportError:
-                assert process.poll() is None, (tmp_path / "log").read_text()
-                time.sleep(0.2)
-        yield address, process, tmp_path / "log"
-    finally:
-        process.kill()
-        process.wait()
-        log.close()
 
 
 def png(image):

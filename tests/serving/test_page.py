@@ -1,0 +1,93 @@
+"""The page in a real browser, on phantom slices."""
+
+import shutil
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+sync_api = pytest.importorskip("playwright.sync_api")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("chromium") is None, reason="there is no chromium here"),
+]
+
+
+@pytest.fixture
+def page(server):
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+        )
+        page = browser.new_page(accept_downloads=True)
+        page.faults = []
+        page.on("pageerror", lambda error: page.faults.append(str(error)))
+        page.goto(server[0])
+        yield page
+        browser.close()
+
+
+@pytest.fixture
+def slices(phantom_folder):
+    home = phantom_folder / "kaggle_3m/PHANTOM_CS_0000"
+    return [home / f"PHANTOM_CS_0000_{n}.tif" for n in (1, 2, 3)]
+
+
+def grey_of(page, canvas):
+    script = """id => { const c = document.getElementById(id);
+        return [...c.getContext("2d").getImageData(0, 0, c.width, c.height).data] }"""
+    pixels = np.array(page.evaluate(script, canvas), np.uint8)
+    side = round((pixels.size / 4) ** 0.5)
+    return pixels.reshape(side, side, 4)[..., :3]
+
+
+def upload(page, files):
+    page.set_input_files("#files", files)
+    page.wait_for_function("document.getElementById('progress').hidden", timeout=60_000)
+
+
+def test_slices_are_shown_with_their_masks_and_figures(page, slices):
+    upload(page, slices)
+    assert page.faults == []
+    assert page.inner_text("#name") == "PHANTOM_CS_0000_1.tif"
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text("#name") == "PHANTOM_CS_0000_3.tif"
+    flair = tifffile.imread(slices[2])[..., 1]
+    assert np.array_equal(grey_of(page, "image")[..., 0], flair)
+    assert "% of the slice" in page.inner_text("#figures")
+
+    page.fill("#opacity", "0")
+    assert np.array_equal(grey_of(page, "overlay"), grey_of(page, "image"))
+    page.fill("#opacity", "100")
+    orange = (grey_of(page, "overlay") == [230, 159, 0]).all(axis=-1)
+    shown = int(page.inner_text("#figures").split("(")[1].split(" ")[0])
+    assert orange.sum() == shown > 0
+
+
+def test_a_mask_is_downloaded_as_the_service_gives_it(page, slices, tmp_path):
+    upload(page, slices[2:])
+    with page.expect_download() as download:
+        page.click("#save")
+    assert download.value.suggested_filename == "PHANTOM_CS_0000_3_mask.png"
+    download.value.save_as(tmp_path / "mask.png")
+    mask = np.asarray(Image.open(tmp_path / "mask.png").convert("L"))
+    shown = int(page.inner_text("#figures").split("(")[1].split(" ")[0])
+    assert set(np.unique(mask)) <= {0, 255}
+    assert (mask == 255).sum() == shown
+
+
+def test_a_refusal_is_said_beside_the_slices_that_worked(page, slices, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    upload(page, [tmp_path / "bad.png", slices[0]])
+    assert (
+        page.inner_text("#errors") == "bad.png: The file is no TIFF, PNG or JPEG by its own bytes."
+    )
+    assert page.inner_text("#name") == "PHANTOM_CS_0000_1.tif"
+
+
+def test_the_disclaimer_and_the_model_are_on_the_page(page):
+    page.wait_for_function("document.getElementById('model').textContent.includes('unet')")
+    assert "Research use only, not a medical device." in page.inner_text("body")
