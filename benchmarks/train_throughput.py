@@ -22,6 +22,7 @@ import torch
 import yaml
 from torch.nn import functional as F
 
+from brain_mri_segmentation import startup
 from brain_mri_segmentation.datasets import SliceFolderDataset
 from brain_mri_segmentation.models import create_model
 from brain_mri_segmentation.parameters import check_parameters
@@ -117,6 +118,7 @@ def in_own_process(arguments: argparse.Namespace, job: str) -> float:
 
 def main() -> None:
     """Print the table."""
+    startup.prepare()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="unet", choices=["unet", "segformer"])
     parser.add_argument("--size", type=int, default=256)
