@@ -1,12 +1,19 @@
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import numpy as np
 import pytest
+import tifffile
 import torch
 
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.inference import (
     Segmenter,
+    _reason_to_review,
     check_unseen,
     load_model,
+    segment,
+    segment_batch,
     segment_patients,
     segment_volume,
 )
@@ -35,15 +42,87 @@ def test_a_model_is_loaded_from_its_path_alone(checkpoint, tmp_path):
 
 def test_masks_have_the_size_of_their_slices(checkpoint):
     slices = volume((32, 32), (64, 48), (33, 100))
-    masks = segment_volume(Segmenter(checkpoint), slices)
-    assert [mask.shape for mask in masks] == [(32, 32), (64, 48), (33, 100)]
-    assert all(mask.dtype == np.uint8 and set(np.unique(mask)) <= {0, 255} for mask in masks)
+    results = segment_volume(Segmenter(checkpoint), slices)
+    for result, size in zip(results, [(32, 32), (64, 48), (33, 100)], strict=True):
+        assert result.mask.shape == result.probability.shape == size
+        assert result.mask.dtype == np.uint8
+        assert np.array_equal(result.mask, np.where(result.probability >= 0.5, 255, 0))
+        assert result.tumour_pixels == np.count_nonzero(result.mask)
+        assert result.tumour_fraction == pytest.approx(result.tumour_pixels / result.mask.size)
 
 
 def test_the_batch_size_does_not_change_the_masks(checkpoint):
     slices = volume(*[(32, 32)] * 5)
     together, alone = (segment_volume(Segmenter(checkpoint), slices, n) for n in (16, 1))
-    assert all(np.array_equal(a, b) for a, b in zip(together, alone, strict=True))
+    assert all(np.array_equal(a.mask, b.mask) for a, b in zip(together, alone, strict=True))
+
+
+def test_slices_of_a_batch_have_nothing_to_do_with_each_other(checkpoint):
+    segmenter, images = Segmenter(checkpoint), volume((32, 32), (32, 32))
+    images[1] //= 3  # as of another scanner
+    together = segment_batch(segmenter, images)
+    for image, result in zip(images, together, strict=True):
+        expected = segment(segmenter, image)
+        np.testing.assert_allclose(result.probability, expected.probability, atol=1e-5)
+
+
+def test_a_lone_slice_is_normalised_by_itself(checkpoint):
+    segmenter, (first, second) = Segmenter(checkpoint), volume((32, 32), (32, 32))
+    dark = second // 8
+    alone = segment(segmenter, first)
+    in_volume = segment_volume(segmenter, [first, dark])[0]
+    assert not np.allclose(alone.probability, in_volume.probability, atol=1e-3)
+    assert np.allclose(alone.probability, segment_volume(segmenter, [first])[0].probability)
+
+
+@pytest.mark.parametrize(
+    ("image", "reason"),
+    [
+        (np.zeros((64, 64, 3), np.uint8), "almost empty"),
+        (np.full((64, 64, 3), 90, np.uint8), "almost empty"),
+        (np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8), "border"),
+    ],
+)
+def test_what_is_no_brain_slice_is_to_be_reviewed(checkpoint, image, reason):
+    assert reason in segment(Segmenter(checkpoint), image).review
+
+
+def test_an_uncertain_map_is_to_be_reviewed_and_a_certain_one_is_not(phantom_folder):
+    home = phantom_folder / "kaggle_3m/PHANTOM_CS_0000"
+    image = tifffile.imread(home / "PHANTOM_CS_0000_3.tif")
+    certain, uncertain = np.zeros((64, 64), np.float32), np.zeros((64, 64), np.float32)
+    certain[20:40, 20:40] = 0.95
+    uncertain[20:40, 20:40] = 0.6
+    assert _reason_to_review(image, certain) is None
+    assert "uncertain" in _reason_to_review(image, uncertain)
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((32, 32), np.uint8), np.zeros((32, 32, 3)), np.zeros((32, 32, 4), np.uint8)]
+)
+def test_an_array_that_is_no_slice_is_refused(checkpoint, image):
+    with pytest.raises(ValueError, match=r"expected \(height, width, 3\) uint8"):
+        segment(Segmenter(checkpoint), image)
+
+
+def test_threads_do_not_disturb_each_other(checkpoint):
+    segmenter, images = Segmenter(checkpoint), volume(*[(32, 32)] * 8)
+    expected = [segment(segmenter, image).probability for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda image: segment(segmenter, image), images * 5))
+    for n, result in enumerate(results):
+        assert np.array_equal(result.probability, expected[n % 8])
+
+
+def test_the_example_of_the_documentation_runs(checkpoint, tmp_path, monkeypatch):
+    text = (Path(__file__).parents[1] / "docs/serving.md").read_text()
+    example = text.split("```python\n")[1].split("```")[0]
+    place = tmp_path / "data/demo/06_models/unet/best.ckpt"
+    checkpoint.save(place)
+    monkeypatch.chdir(tmp_path)
+    names = {"image": volume((40, 40))[0]}
+    exec(example, names)
+    assert names["result"].mask.shape == (40, 40)
 
 
 def test_an_empty_volume_is_refused(checkpoint):
@@ -53,10 +132,10 @@ def test_an_empty_volume_is_refused(checkpoint):
 
 def test_patients_are_segmented_each_as_its_own_volume(checkpoint, synthetic_slices):
     slices = synthetic_slices(patients=2, slices=3)
-    masks = dict(segment_patients(Segmenter(checkpoint), slices.images))
-    assert list(masks) == ["P0_1", "P0_2", "P0_3", "P1_1", "P1_2", "P1_3"]
+    found = dict(segment_patients(Segmenter(checkpoint), slices.images))
+    assert list(found) == ["P0_1", "P0_2", "P0_3", "P1_1", "P1_2", "P1_3"]
     own = segment_volume(Segmenter(checkpoint), [slices.images[f"P1_{n}"]() for n in (1, 2, 3)])
-    assert np.array_equal(masks["P1_2"], own[1])
+    assert np.array_equal(found["P1_2"].probability, own[1].probability)
 
 
 def test_a_model_is_not_scored_on_patients_that_it_has_seen(checkpoint):

@@ -59,10 +59,10 @@ def test_training_learns_and_returns_the_best_epoch(parameters, partitions, tmp_
 def test_the_returned_weights_are_those_that_were_validated(parameters, partitions, tmp_path):
     checkpoint, _ = fit_model(recipe(parameters), *partitions, tmp_path)
     # Patient by patient with the code that serves users, not with the training loop.
-    masks = dict(segment_patients(Segmenter(checkpoint), partitions[1].images))
+    results = dict(segment_patients(Segmenter(checkpoint), partitions[1].images))
     counts = {"P0": np.zeros(4), "P1": np.zeros(4)}
-    for name, mask in masks.items():
-        counts[name.split("_")[0]] += confusion_counts(mask, partitions[1].masks[name]())
+    for name, result in results.items():
+        counts[name.split("_")[0]] += confusion_counts(result.mask, partitions[1].masks[name]())
     expected = np.mean([dice(total) for total in counts.values()])
     assert checkpoint.metadata["scores"]["val/dice"] == pytest.approx(expected, abs=1e-6)
 

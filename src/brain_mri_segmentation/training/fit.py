@@ -107,7 +107,7 @@ def fit_model(
     best = ModelCheckpoint(
         workspace, "best", monitor="val/dice", mode="max", enable_version_counter=False
     )
-    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
         # EpochReport says what a user wants to know.
         logging.getLogger(name).setLevel(logging.WARNING)
     trainer = _make_trainer(settings, [report, best])
