@@ -1,0 +1,109 @@
+"""What the service costs over the bare forward pass.
+
+    .venv/bin/python benchmarks/serve_load.py [--checkpoint data/demo/06_models/unet/best.ckpt]
+
+Starts the service on loopback with the given model, then posts phantom slices from 1, 8 and 32
+clients for a bounded number of requests. The bare figure is ``segment`` called in this process, slice
+by slice, before the service starts. Prints latency and throughput of each, and the ratio.
+"""
+
+import argparse
+import io
+import os
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+from PIL import Image
+
+from brain_mri_segmentation.inference import load_model, segment
+from brain_mri_segmentation.phantom import make_volume
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+def bare(checkpoint: Path, images: list[np.ndarray], seconds: float) -> float:
+    """Return slices a second of ``segment`` alone."""
+    model = load_model(checkpoint)
+    segment(model, images[0])
+    started, count = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        segment(model, images[count % len(images)])
+        count += 1
+    return count / (time.perf_counter() - started)
+
+
+def load(address: str, files: list[bytes], clients: int, requests: int) -> tuple[np.ndarray, float]:
+    """Return the latency of each request in seconds, and slices a second."""
+
+    def client(number: int) -> list[float]:
+        latencies = []
+        with httpx.Client(base_url=address, timeout=120) as session:
+            for n in range(requests // clients):
+                started = time.perf_counter()
+                answer = session.post("/segment", files={"file": files[(number + n) % len(files)]})
+                answer.raise_for_status()
+                latencies.append(time.perf_counter() - started)
+        return latencies
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(clients) as pool:
+        latencies = [value for part in pool.map(client, range(clients)) for value in part]
+    return np.array(latencies), len(latencies) / (time.perf_counter() - started)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    default = PROJECT / "data/demo/06_models/unet/best.ckpt"
+    parser.add_argument("--checkpoint", type=Path, default=default)
+    parser.add_argument("--requests", type=int, default=192)
+    options = parser.parse_args()
+    volume = make_volume(16, 256, np.random.default_rng(0))
+    images = [image for image, _ in volume]
+    files = []
+    for image in images:
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "TIFF")
+        files.append(buffer.getvalue())
+
+    reference = bare(options.checkpoint, images, 10)
+    print(f"bare forward pass: {reference:.1f} slices a second")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {
+        "SERVING_MODEL": str(options.checkpoint.resolve()),
+        "KEDRO_PROJECT": str(PROJECT),
+    }
+    command = [sys.executable, "-m", "uvicorn", "--factory", "--port", str(port)]
+    command += ["--no-access-log", "brain_mri_segmentation.serving:create_app"]
+    server = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(300):
+            try:
+                httpx.get(f"{address}/ready").raise_for_status()
+                break
+            except httpx.TransportError:
+                time.sleep(0.2)
+        load(address, files, 1, 8)
+        for clients in (1, 8, 32):
+            latencies, throughput = load(address, files, clients, options.requests)
+            p50, p99 = 1000 * np.percentile(latencies, [50, 99])
+            print(
+                f"{clients:3d} clients: p50 {p50:6.0f} ms, p99 {p99:6.0f} ms, "
+                f"{throughput:5.1f} slices a second, {throughput / reference:.2f} of the bare pass"
+            )
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+if __name__ == "__main__":
+    main()
