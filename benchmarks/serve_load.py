@@ -3,8 +3,8 @@
     .venv/bin/python benchmarks/serve_load.py [--checkpoint data/demo/06_models/unet/best.ckpt]
 
 Starts the service on loopback with the given model, then posts phantom slices from 1, 8 and 32
-clients for a bounded number of requests. The bare figure is ``segment`` called in this process, slice
-by slice, before the service starts. Prints latency and throughput of each, and the ratio.
+clients for a bounded number of requests. The bare figure is ``segment`` called in this process,
+slice by slice, before the service starts. Prints latency and throughput of each, and the ratio.
 """
 
 import argparse

@@ -133,6 +133,17 @@ def test_a_volume_of_something_else_is_refused(client, content, status):
     assert answer.headers["content-type"] == "application/problem+json"
 
 
+def test_a_zip_with_a_damaged_member_is_refused(client):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("slice.png", bytes(range(256)) * 50)
+    content = bytearray(buffer.getvalue())
+    content[45:60] = b"\xff" * 15  # inside the compressed data
+    answer = client.post("/segment/volume", files=[("files", ("x.zip", bytes(content)))])
+    assert answer.status_code == 422
+    assert "broken" in answer.json()["detail"]
+
+
 def test_a_zip_bomb_is_refused_unread(settings, segmenter):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:

@@ -4,6 +4,7 @@ import base64
 import io
 import re
 import zipfile
+import zlib
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
@@ -182,7 +183,15 @@ def _unzip(content: bytes) -> list[bytes]:
                 raise Problem(422, "The zip is absurdly large once it is unpacked.")
             wanted.sort(key=lambda info: _natural(info.filename))
             return [archive.read(info) for info in wanted]
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, OSError) as error:
+    # RuntimeError is an encrypted member, NotImplementedError an unknown compression.
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        RuntimeError,
+        NotImplementedError,
+        EOFError,
+        OSError,
+    ) as error:
         raise Problem(422, "The zip is broken, truncated or encrypted.") from error
 
 
