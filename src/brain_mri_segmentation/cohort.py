@@ -20,6 +20,9 @@ PUBLIC_COHORT_PATIENTS = 110
 SliceReader = Callable[[], np.ndarray]
 """Reads one file when called, so that a cohort never sits in memory."""
 
+Slices = Mapping[str, SliceReader]
+"""Readers of one kind of picture by slice name."""
+
 SliceFiles = Mapping[str, SliceReader | None]
 """Readers by ``<patient>/<file without ending>``; None by ``<patient>/`` for an empty folder."""
 

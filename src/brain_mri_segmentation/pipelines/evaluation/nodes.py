@@ -1,14 +1,13 @@
 """From a checkpoint and one partition to scores and figures."""
 
 import logging
-from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from brain_mri_segmentation import figures, metrics
-from brain_mri_segmentation.cohort import SliceReader, patient_of
+from brain_mri_segmentation.cohort import Slices, patient_of
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.inference import (
     Segmenter,
@@ -20,8 +19,6 @@ from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import EvaluationParameters
 
 logger = logging.getLogger(__name__)
-
-Slices = Mapping[str, SliceReader]
 
 
 def select_split(parameters: EvaluationParameters, **folders: Slices) -> tuple[Slices, Slices]:

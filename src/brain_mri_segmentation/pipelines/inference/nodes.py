@@ -4,11 +4,11 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
 
-import numpy as np
 import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
+from brain_mri_segmentation.cohort import Slices
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.figures import overlay
 from brain_mri_segmentation.inference import Segmenter, best_device, group_volumes, segment_volume
@@ -25,12 +25,11 @@ _COLUMNS = [
     "review",
     "problem",
 ]
-SliceReader = Callable[[], np.ndarray]
 Pictures = dict[str, Image.Image]
 
 
 def segment_folder(
-    input_slices: Mapping[str, SliceReader], checkpoint: Checkpoint
+    input_slices: Slices, checkpoint: Checkpoint
 ) -> Iterator[tuple[Pictures, Pictures, dict[str, pd.DataFrame]]]:
     """Segment one volume at a time; a file that cannot be read is listed and left out."""
     segmenter = Segmenter(checkpoint, best_device())
@@ -67,7 +66,7 @@ def segment_folder(
 
 def summarise_folder(
     inference_rows: Mapping[str, Callable[[], pd.DataFrame]],
-    input_slices: Mapping[str, SliceReader],
+    input_slices: Slices,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return one table of the slices and one of the volumes of this run."""
     volumes = group_volumes(list(input_slices))

@@ -1,6 +1,5 @@
 """From split folders to a checkpoint."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -8,12 +7,10 @@ from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
 
 from brain_mri_segmentation import figures
-from brain_mri_segmentation.cohort import SliceReader
+from brain_mri_segmentation.cohort import Slices
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import PreprocessingParameters, TrainingParameters
 from brain_mri_segmentation.training import Partition, Recipe, fit_model
-
-Slices = Mapping[str, SliceReader]
 
 
 def train_model(
