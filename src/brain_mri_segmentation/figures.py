@@ -3,21 +3,25 @@
 Colours are of Okabe and Ito's palette, which colour-blind readers can tell apart.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#7F7F7F"
 _FLAIR = 1  # channel in which the tumour is bright
 
 
-def training_curves(history: pd.DataFrame) -> Figure:
+def training_curves(history: pd.DataFrame) -> "Figure":
     """Draw losses and validation scores of each epoch.
 
     Args:
         history: Columns epoch, train/loss, val/loss, val/dice, val/iou.
     """
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = _figure(10, 4)
     losses, scores = figure.subplots(1, 2)
     best = history.loc[history["val/dice"].idxmax()]
     epochs = history["epoch"]
@@ -38,7 +42,7 @@ def training_curves(history: pd.DataFrame) -> Figure:
 
 def patient_dice(
     patient_scores: pd.DataFrame, intervals: pd.DataFrame, report: dict[str, object]
-) -> Figure:
+) -> "Figure":
     """Draw each patient's Dice, worst first, with its interval and the mean of all.
 
     Args:
@@ -47,7 +51,7 @@ def patient_dice(
         report: Gives model, split, dice and its interval.
     """
     table = patient_scores.set_index("patient").join(intervals).sort_values("dice")
-    figure = Figure(figsize=(9, 1.6 + 0.3 * len(table)), layout="constrained")
+    figure = _figure(9, 1.6 + 0.3 * len(table))
     axes = figure.subplots()
     place = np.arange(len(table))
     score = table["dice"].fillna(0)
@@ -95,13 +99,13 @@ def choose_slices(slice_scores: pd.DataFrame, each: int = 2) -> dict[str, str]:
     return chosen
 
 
-def slice_gallery(rows: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]) -> Figure:
+def slice_gallery(rows: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]) -> "Figure":
     """Draw slices one below the other: FLAIR, truth, prediction, and both outlined on the image.
 
     Args:
         rows: Title, image (H, W, 3) uint8, true mask and predicted mask (H, W), of each slice.
     """
-    figure = Figure(figsize=(10, 2.4 * max(1, len(rows)) + 0.6), layout="constrained")
+    figure = _figure(10, 2.4 * max(1, len(rows)) + 0.6)
     grid = figure.subplots(max(1, len(rows)), 4, squeeze=False)
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[])
@@ -136,3 +140,11 @@ def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.45) -> np.nd
     return np.where(mask[..., None] > 0, (1 - opacity) * grey + opacity * orange, grey).astype(
         np.uint8
     )
+
+
+def _figure(width: float, height: float) -> "Figure":
+    """Return an empty figure of that size in inches."""
+    # The service draws overlays alone, and is installed without matplotlib.
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")

@@ -69,3 +69,9 @@ def test_a_backbone_with_missing_weights_is_refused_instead_of_filled_with_rando
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(InputError, match="no local folder with a SegFormer"):
         SegFormer.create(SegFormerOptions(pretrained=str(tmp_path)))
+
+
+def test_without_transformers_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)  # as where it is not installed
+    with pytest.raises(InputError, match=r"pip install .*\[segformer\]"):
+        SegFormer()

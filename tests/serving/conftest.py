@@ -1,3 +1,4 @@
+import contextlib
 import os
 import socket
 import subprocess
@@ -48,31 +49,39 @@ def image():
 
 
 @pytest.fixture
-def server(segmenter, tmp_path):
-    """A running service on loopback: its address and its process."""
+def start_server(segmenter, tmp_path):
+    """Starts the service on loopback with a Python command: its address, process and log."""
     segmenter.checkpoint.save(tmp_path / "best.ckpt")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {
-        "SERVING_MODEL": str(tmp_path / "best.ckpt"),
-        "KEDRO_PROJECT": str(PROJECT),
-    }
-    command = [sys.executable, "-m", "uvicorn", "--factory"]
-    command += ["brain_mri_segmentation.serving:create_app", "--port", str(port)]
-    log = (tmp_path / "log").open("w")
-    process = subprocess.Popen(command, env=environment, stderr=log, stdout=log)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(300):
-            try:
-                httpx.get(f"{address}/health")
-                break
-            except httpx.TransportError:
-                assert process.poll() is None, (tmp_path / "log").read_text()
-                time.sleep(0.2)
-        yield address, process, tmp_path / "log"
-    finally:
-        process.kill()
-        process.wait()
-        log.close()
+    with contextlib.ExitStack() as stack:
+
+        def start(*uvicorn):
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+            environment = os.environ | {
+                "SERVING_MODEL": str(tmp_path / "best.ckpt"),
+                "KEDRO_PROJECT": str(PROJECT),
+            }
+            command = [sys.executable, *uvicorn, "--factory"]
+            command += ["brain_mri_segmentation.serving:create_app", "--port", str(port)]
+            log = stack.enter_context((tmp_path / "log").open("w"))
+            process = subprocess.Popen(command, env=environment, stderr=log, stdout=log)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            address = f"http://127.0.0.1:{port}"
+            for _ in range(300):
+                try:
+                    httpx.get(f"{address}/health")
+                    break
+                except httpx.TransportError:
+                    assert process.poll() is None, (tmp_path / "log").read_text()
+                    time.sleep(0.2)
+            return address, process, tmp_path / "log"
+
+        yield start
+
+
+@pytest.fixture
+def server(start_server):
+    """A running service on loopback: its address, its process and its log."""
+    return start_server("-m", "uvicorn")

@@ -1,19 +1,20 @@
-"""How the catalog stores what has no dataset class of its own elsewhere."""
+"""How the catalog stores what has no dataset class of its own elsewhere.
 
-from brain_mri_segmentation.datasets.checkpoint_dataset import CheckpointDataset
-from brain_mri_segmentation.datasets.experiment_logger_dataset import ExperimentLoggerDataset
-from brain_mri_segmentation.datasets.image_folder_dataset import ImageFolderDataset
-from brain_mri_segmentation.datasets.optional_table_dataset import OptionalTableDataset
-from brain_mri_segmentation.datasets.raw_slices_dataset import RawSlicesDataset
-from brain_mri_segmentation.datasets.slice_folder_dataset import SliceFolderDataset
-from brain_mri_segmentation.datasets.workspace_dataset import WorkspaceDataset
+Each class is imported when the catalog names it, as in kedro-datasets: the service needs one of
+them and nothing of what the others import.
+"""
 
-__all__ = [
-    "CheckpointDataset",
-    "ExperimentLoggerDataset",
-    "ImageFolderDataset",
-    "OptionalTableDataset",
-    "RawSlicesDataset",
-    "SliceFolderDataset",
-    "WorkspaceDataset",
-]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "checkpoint_dataset": ["CheckpointDataset"],
+        "experiment_logger_dataset": ["ExperimentLoggerDataset"],
+        "image_folder_dataset": ["ImageFolderDataset"],
+        "optional_table_dataset": ["OptionalTableDataset"],
+        "raw_slices_dataset": ["RawSlicesDataset"],
+        "slice_folder_dataset": ["SliceFolderDataset"],
+        "workspace_dataset": ["WorkspaceDataset"],
+    },
+)

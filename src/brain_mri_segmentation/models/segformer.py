@@ -1,5 +1,6 @@
 """The main model: SegFormer-B2 (Xie et al. 2021) as transformers builds it."""
 
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
@@ -43,14 +44,12 @@ class SegFormer(nn.Module):
 
     def __init__(self, config: dict[str, object] | None = None) -> None:
         super().__init__()
-        # transformers takes seconds to import, which commands without this model need not wait.
-        from transformers import SegformerConfig, SegformerForSemanticSegmentation
-
+        transformers = _transformers()
         if config is None:
-            settings = SegformerConfig(**_B2, **_label_names())
+            settings = transformers.SegformerConfig(**_B2, **_label_names())
         else:
-            settings = SegformerConfig.from_dict(config)
-        self._hold(SegformerForSemanticSegmentation(settings))
+            settings = transformers.SegformerConfig.from_dict(config)
+        self._hold(transformers.SegformerForSemanticSegmentation(settings))
 
     @classmethod
     def create(cls, options: SegFormerOptions) -> "SegFormer":
@@ -64,10 +63,9 @@ class SegFormer(nn.Module):
         """
         if options.pretrained is None:
             return cls()
-        from transformers import SegformerForSemanticSegmentation
-
+        transformers = _transformers()
         try:
-            network, loaded = SegformerForSemanticSegmentation.from_pretrained(
+            network, loaded = transformers.SegformerForSemanticSegmentation.from_pretrained(
                 options.pretrained,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
@@ -103,6 +101,19 @@ class SegFormer(nn.Module):
         """Return logits (N, 2, H, W) of normalised images (N, 3, H, W)."""
         logits = self.network(pixel_values=image).logits  # (N, 2, H / 4, W / 4)
         return F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _transformers() -> ModuleType:
+    # It takes seconds to import, which commands without this model need not wait, and a service of
+    # another model is installed without it.
+    try:
+        import transformers
+    except ImportError as error:
+        raise InputError(
+            "A SegFormer needs the package transformers, which is not installed here. "
+            "Install it with pip install 'brain-mri-segmentation[segformer]'."
+        ) from error
+    return transformers
 
 
 def _label_names() -> dict[str, dict[object, object]]:
