@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format benchmark viz serve runs clean
+.PHONY: help install demo test coverage lint typecheck format benchmark viz serve runs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,9 +30,15 @@ demo: install  ## run the whole project on a synthetic cohort, offline
 test: install  ## run the tests
 	$(BIN)/pytest
 
+coverage: install  ## run the tests and list the lines that none of them runs
+	$(BIN)/pytest --cov
+
 lint: install  ## check style and formatting
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+
+typecheck: install  ## check types
+	$(BIN)/mypy
 
 format: install  ## mend style and formatting
 	$(BIN)/ruff check --fix
@@ -51,4 +57,4 @@ runs: install  ## show runs, scores and figures in the browser (MLflow)
 	$(BIN)/kedro mlflow ui
 
 clean:  ## remove the virtual environment and caches; data and runs stay
-	rm -rf .venv .pytest_cache .ruff_cache src/*.egg-info
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache site src/*.egg-info

@@ -1,6 +1,8 @@
 """The floors of the house: imports go down only, and domain code knows no framework around it."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,10 @@ NAME = PACKAGE.name
 
 GLUE = {"pipelines", "datasets", "serving", "hooks", "settings", "pipeline_registry", "__main__"}
 WORK = {"training", "inference", "publishing", "phantom"}
-FRAMEWORKS = {"kedro", "kedro_datasets", "kedro_mlflow", "mlflow", "fastapi"}
+FRAMEWORKS = {
+    *("kedro", "kedro_datasets", "kedro_mlflow", "mlflow"),
+    *("fastapi", "starlette", "uvicorn", "prometheus_client"),
+}
 
 
 def floor(room: str) -> int:
@@ -56,14 +61,37 @@ def test_imports_go_down_and_stay_out_of_other_rooms_files(path):
             assert inside is None or not inside.is_file(), f"{path} reaches into {name}"
 
 
-def test_every_catalog_entry_is_used_and_every_input_is_declared():
+def test_work_and_ground_bring_no_framework_with_them():
+    """A library in between could import one, too."""
+    rooms = sorted({room_of(path) for path in FILES if floor(room_of(path)) < 2})
+    code = f"""
+import importlib, sys
+for room in {rooms}:
+    importlib.import_module("{NAME}." + room)
+print(*sorted({sorted(FRAMEWORKS)} & sys.modules.keys()))
+""".replace("[", "{", 2).replace("]", "}", 2)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def names(*, parameters: bool) -> set[str]:
+    """Return what the pipelines read and write: datasets, or parameters without ``params:``."""
     configure_project(NAME)
-    catalog = yaml.safe_load((PACKAGE.parents[1] / "conf/base/catalog.yml").read_text())
-    declared = {name for name in catalog if not name.startswith("_")}
-    used = set()
-    for pipeline in pipelines.values():
-        used |= {n for n in pipeline.datasets() if not n.startswith("params:")}
-    assert declared == used | {serving_model.ENTRY}
+    found = set().union(*(pipeline.datasets() for pipeline in pipelines.values()))
+    return {n.removeprefix("params:") for n in found if n.startswith("params:") == parameters}
+
+
+def configured(file: str) -> set[str]:
+    entries = yaml.safe_load((PACKAGE.parents[1] / "conf/base" / file).read_text())
+    return {name for name in entries if not name.startswith("_")}
+
+
+def test_every_catalog_entry_is_used_and_every_input_is_declared():
+    assert configured("catalog.yml") == names(parameters=False) | {serving_model.ENTRY}
+
+
+def test_every_parameter_is_used_and_every_one_that_a_node_takes_is_declared():
+    assert configured("parameters.yml") == names(parameters=True) | {"serving"}
 
 
 def test_every_node_is_named_by_its_function():

@@ -65,7 +65,8 @@ def index_slices(files: SliceFiles) -> pd.DataFrame:
         no slice has a row with slice -1.
     """
     pairs, rows = _pair_files(files)
-    rows += [_check_pair(pair, files) for pair in pairs]
+    readers = {path: read for path, read in files.items() if read is not None}
+    rows += [_check_pair(pair, readers) for pair in pairs]
     table = pd.DataFrame(rows, columns=COHORT_COLUMNS)
     return table.sort_values(["patient", "slice"], ignore_index=True)
 
@@ -120,10 +121,12 @@ def _pair_files(files: SliceFiles) -> tuple[list[_Pair], list[dict[str, object]]
         if problem:
             problems.append(_row(patient, -1, problem=f"{path}: {problem}"))
         else:
-            kind = "mask" if match["mask"] else "image"
+            kind = "image" if path == stem else "mask"
             pairs.setdefault(stem, {})[kind] = path
     named = {stem: slice_name for slice_name, stem in stems.items()}
-    return [_Pair(*named[stem], **found) for stem, found in pairs.items()], problems
+    return [
+        _Pair(*named[stem], found.get("image"), found.get("mask")) for stem, found in pairs.items()
+    ], problems
 
 
 def _row(patient: str, number: int, **values: object) -> dict[str, object]:
@@ -131,7 +134,7 @@ def _row(patient: str, number: int, **values: object) -> dict[str, object]:
     return {"patient": patient, "slice": number} | empty | values
 
 
-def _check_pair(pair: _Pair, files: SliceFiles) -> dict[str, object]:
+def _check_pair(pair: _Pair, files: Slices) -> dict[str, object]:
     if pair.image is None:
         return _row(pair.patient, pair.number, problem=f"{pair.mask}: a mask without its image")
     if pair.mask is None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from brain_mri_segmentation.metrics import Report
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -40,9 +42,7 @@ def training_curves(history: pd.DataFrame) -> "Figure":
     return figure
 
 
-def patient_dice(
-    patient_scores: pd.DataFrame, intervals: pd.DataFrame, report: dict[str, object]
-) -> "Figure":
+def patient_dice(patient_scores: pd.DataFrame, intervals: pd.DataFrame, report: Report) -> "Figure":
     """Draw each patient's Dice, worst first, with its interval and the mean of all.
 
     Args:

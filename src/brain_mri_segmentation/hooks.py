@@ -1,5 +1,7 @@
 """What happens around every run: parameters are checked first and logged flat."""
 
+from typing import Any
+
 import mlflow
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
@@ -47,7 +49,7 @@ class LogParameters:
 
     @hook_impl(trylast=True)
     def before_pipeline_run(
-        self, run_params: dict[str, object], pipeline: Pipeline, catalog: CatalogProtocol
+        self, run_params: dict[str, object], pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]
     ) -> None:
         """Log parameters and commit once kedro-mlflow has opened the run."""
         run = mlflow.active_run()

@@ -215,7 +215,7 @@ def check_unseen(checkpoint: Checkpoint, slice_names: Sequence[str], split: str)
     Raises:
         InputError: A slice is of a patient that this partition must not hold.
     """
-    forbidden = {"train": [], "val": ["train"], "test": ["train", "val"]}[split]
+    forbidden = {"train": (), "val": ("train",), "test": ("train", "val")}[split]
     seen = {p for name in forbidden for p in checkpoint.metadata.get(f"{name}_patients", [])}
     if known := sorted(seen & {patient_of(name) for name in slice_names}):
         raise InputError(

@@ -4,10 +4,14 @@ Dice = 2TP / (2TP + FP + FN) and IoU = TP / (TP + FP + FN), with TP, FP, FN and 
 pixels of the tumour class. A ratio without a denominator is NaN, and who reduces counts it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
+
+Report = Mapping[str, Any]
+"""What ``metrics.json`` holds: the summary, ``model``, ``split``, ``intervals_95`` and so on."""
 
 COUNTS = ["true_positive", "false_positive", "false_negative", "true_negative"]
 
@@ -129,7 +133,7 @@ def patient_dice_intervals(slice_scores: pd.DataFrame, samples: int, seed: int) 
     return pd.DataFrame.from_dict(rows, orient="index", columns=["lower", "upper"])
 
 
-def format_summary(report: dict[str, object]) -> str:
+def format_summary(report: Report) -> str:
     """Return a few readable lines of a report (the summary, with ``intervals_95`` beside it)."""
     lines = [
         f"{report['model']} on {report['split']}: "

@@ -3,6 +3,7 @@
 import os
 import warnings
 from functools import cache
+from typing import TextIO
 
 from brain_mri_segmentation.errors import show_input_errors_without_traceback
 
@@ -29,9 +30,16 @@ def prepare() -> None:
     # A filter would not do: libraries put filters of their own in front of it.
     show = warnings.showwarning
 
-    def show_if_for_users(message: Warning | str, *details: object) -> None:
+    def show_if_for_users(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
         if not any(note in str(message) for note in _NOT_FOR_USERS):
-            show(message, *details)
+            show(message, category, filename, lineno, file, line)
 
     warnings.showwarning = show_if_for_users
     show_input_errors_without_traceback()

@@ -46,7 +46,7 @@ class ImageFolderDataset(AbstractDataset[NoReturn, dict[str, SliceReader]]):
             raise InputError(f"Name a folder of slices: --params {self._parameter}=FOLDER")
         protocol, root = get_protocol_and_path(self._path)
         filesystem = fsspec.filesystem(protocol, **self._credentials)
-        files = {}
+        files: dict[str, SliceReader] = {}
         for path in sorted(filesystem.find(root)):
             name, _, ending = path[len(root) :].lstrip("/").rpartition(".")
             if f".{ending.lower()}" in _ENDINGS and not name.endswith("_mask"):

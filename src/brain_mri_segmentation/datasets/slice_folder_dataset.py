@@ -1,7 +1,7 @@
 """A folder of slices, one TIF file each."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -70,7 +70,7 @@ class SliceFolderDataset(
             if path not in wanted:
                 fs.rm_file(path)
         for name, pixels in data.items():
-            write_tiff(fs, self._file(name), pixels() if isinstance(pixels, Callable) else pixels)
+            write_tiff(fs, self._file(name), pixels() if callable(pixels) else pixels)
         fs.pipe_file(marker, json.dumps({"slices": list(data)}).encode())
 
     def _file(self, name: str) -> str:

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 
@@ -32,7 +32,7 @@ class Checkpoint:
     model_config: dict[str, object]
     preprocessing: dict[str, object]
     weights: dict[str, torch.Tensor]
-    metadata: dict[str, object] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Write the file in one piece: it is complete, or what was there before stays.

@@ -1,6 +1,6 @@
 """Which architectures there are. A new one is a file beside this one and a line in ``MODELS``."""
 
-from typing import ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from pydantic import BaseModel, ValidationError
@@ -27,7 +27,7 @@ class SegmentationModel(Protocol):
         """Return logits (N, 2, H, W), background and tumour, of images (N, 3, H, W)."""
 
 
-MODELS: dict[str, type] = {
+MODELS: dict[str, type[Any]] = {
     "unet": UNet,
     "segformer": SegFormer,
 }

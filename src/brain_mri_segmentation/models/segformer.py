@@ -116,5 +116,5 @@ def _transformers() -> ModuleType:
     return transformers
 
 
-def _label_names() -> dict[str, dict[object, object]]:
-    return {"id2label": dict(_LABELS), "label2id": {name: i for i, name in _LABELS.items()}}
+def _label_names() -> dict[str, object]:
+    return {"id2label": _LABELS, "label2id": {name: i for i, name in _LABELS.items()}}

@@ -4,7 +4,6 @@ import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -48,7 +47,7 @@ class Service:
         self.metrics = Metrics()
         self.stopping = False
         self.batcher = Batcher(
-            partial(segment_batch, segmenter),
+            lambda images: segment_batch(self.model, images),
             settings.max_batch,
             settings.max_waiting,
             self.metrics.count_batch,
@@ -62,29 +61,35 @@ class Service:
         """
         if self.stopping:
             raise Problem(503, "The service is shutting down.", {"Retry-After": "10"})
+        _ = self.model
+
+    @property
+    def model(self) -> Segmenter:
+        """The model; without one, the refusal that ``require_model`` gives."""
         if self.segmenter is None:
             raise Problem(503, self._missing)
+        return self.segmenter
 
     def describe(self) -> dict[str, object]:
         """Return the model's card: name, version, image size, validation Dice."""
-        checkpoint = self.segmenter.checkpoint
+        checkpoint = self.model.checkpoint
         scores = checkpoint.metadata.get("scores", {})
         return {
             "model_name": checkpoint.model_name,
             "model_version": self.version,
-            "image_size": self.segmenter.preprocessing.image_size,
+            "image_size": self.model.preprocessing.image_size,
             "val_dice": scores.get("val/dice"),
         }
 
     @property
     def version(self) -> str:
         """The commit that trained the model, as far as it is known."""
-        return str(self.segmenter.checkpoint.metadata.get("code", "unknown"))[:12]
+        return str(self.model.checkpoint.metadata.get("code", "unknown"))[:12]
 
     def headers(self, tumour_fraction: float) -> dict[str, str]:
         """Return what every result says about itself."""
         return {
-            "X-Model-Name": self.segmenter.checkpoint.model_name,
+            "X-Model-Name": self.model.checkpoint.model_name,
             "X-Model-Version": self.version,
             "X-Tumour-Fraction": f"{tumour_fraction:.6f}",
         }

@@ -5,8 +5,9 @@ import io
 import re
 import zipfile
 import zlib
+from collections.abc import Awaitable
 from pathlib import PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, File, Query, Request, UploadFile
@@ -21,12 +22,13 @@ from brain_mri_segmentation.serving.batching import QueueFull
 from brain_mri_segmentation.serving.problems import Problem
 
 router = APIRouter()
+Result = TypeVar("Result")
 
 DISCLAIMER = "Research use only, not a medical device."
 _MOST_SLICES = 512
 _MOST_PIXELS = 64 * 2**20  # of a whole volume: 1,024 slices of 256 x 256
-_PROBLEM = {"content": {"application/problem+json": {}}}
-_REFUSALS = {
+_PROBLEM: dict[str, Any] = {"content": {"application/problem+json": {}}}
+_REFUSALS: dict[int | str, dict[str, Any]] = {
     413: _PROBLEM | {"description": "The upload is too large."},
     415: _PROBLEM | {"description": "Not an image, by its own bytes."},
     422: _PROBLEM | {"description": "An image that cannot be a slice."},
@@ -140,7 +142,7 @@ def _wants_json(request: Request) -> bool:
     return "application/json" in request.headers.get("accept", "")
 
 
-async def _wait_for(work):  # noqa: ANN001, ANN202 - a coroutine and its result
+async def _wait_for(work: Awaitable[Result]) -> Result:
     try:
         return await work
     except QueueFull as full:

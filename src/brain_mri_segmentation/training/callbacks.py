@@ -106,7 +106,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's checkpoints, complete or not there at all."""
 
     def save_checkpoint(
-        self, checkpoint: dict[str, object], path: str, storage_options: object = None
+        self, checkpoint: dict[str, object], path: str | Path, storage_options: object = None
     ) -> None:
         """Write beside the path, flush, then rename."""
         write_atomically(Path(path), lambda file: torch.save(checkpoint, file))

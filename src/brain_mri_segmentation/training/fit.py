@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import lightning
 import pandas as pd
@@ -92,7 +93,8 @@ def fit_model(
     lightning.seed_everything(recipe.seed, workers=True, verbose=False)
 
     network = create_model(recipe.model_name, recipe.model_options)
-    network.to(memory_format=choose_memory_format(settings.accelerator))
+    layout = choose_memory_format(settings.accelerator)
+    network.to(memory_format=layout)  # type: ignore[call-overload]
     data = SliceDataModule(
         SliceDataset(train.images, train.masks, recipe.preprocessing),
         SliceDataset(val.images, val.masks, recipe.preprocessing),
@@ -136,11 +138,11 @@ def _make_trainer(settings: TrainingParameters, callbacks: list[Callback]) -> li
     interactive = sys.stderr.isatty()  # a log file is better off with a line an epoch
     if interactive:
         callbacks.append(TQDMProgressBar(leave=False))
-    deterministic: bool | str = settings.deterministic
+    deterministic: bool | Literal["warn"] = settings.deterministic
     if deterministic and torch.cuda.is_available():
         deterministic = "warn"  # the backward pass of bilinear upsampling has no such algorithm
     # Only algorithms that read memory they never wrote need it filled, and ours do not.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return lightning.Trainer(
         accelerator=settings.accelerator,
         devices=1,
@@ -175,7 +177,7 @@ def _make_checkpoint(
     best = report.best
     return Checkpoint(
         model_name=recipe.model_name,
-        model_config=network.config,
+        model_config=network.config,  # type: ignore[arg-type]
         preprocessing=recipe.preprocessing.model_dump(),
         weights=weights,
         metadata={

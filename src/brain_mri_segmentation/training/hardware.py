@@ -3,12 +3,16 @@
 import ctypes
 import logging
 import sys
+from typing import Literal
 
 import torch
 
 from brain_mri_segmentation.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+_PRECISIONS: dict[str, Precision] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 # Parameters of mallopt in glibc's malloc.h.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
@@ -29,7 +33,7 @@ def check_accelerator(accelerator: str) -> None:
         )
 
 
-def choose_precision(precision: str, accelerator: str) -> str:
+def choose_precision(precision: str, accelerator: str) -> Precision:
     """Return Lightning's name of a number format: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
 
     Args:
@@ -37,7 +41,7 @@ def choose_precision(precision: str, accelerator: str) -> str:
         accelerator: ``auto``, ``cpu`` or ``gpu``.
     """
     if precision != "auto":
-        return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[precision]
+        return _PRECISIONS[precision]
     if accelerator != "cpu" and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
     if accelerator != "cpu" and torch.mps.is_available():

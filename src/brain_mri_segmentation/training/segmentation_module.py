@@ -3,6 +3,7 @@
 import lightning
 import numpy as np
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 from torch.nn import functional as F
 
@@ -90,7 +91,7 @@ class SegmentationModule(lightning.LightningModule):
         size = len(batch["image"])
         self.log(name, value, on_step=False, on_epoch=True, logger=False, batch_size=size)
 
-    def configure_optimizers(self) -> dict[str, object]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return AdamW with a one-cycle schedule: a warm-up, then a decay, both along cosines."""
         optimiser = torch.optim.AdamW(
             self.network.parameters(),

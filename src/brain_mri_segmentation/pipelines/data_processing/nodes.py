@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from brain_mri_segmentation import cohort as cohorts
-from brain_mri_segmentation.cohort import SliceFiles, SliceReader
+from brain_mri_segmentation.cohort import SliceFiles, SliceReader, Slices
 from brain_mri_segmentation.parameters import (
     CohortParameters,
     PreprocessingParameters,
@@ -45,7 +45,7 @@ def fingerprint_data(cohort: pd.DataFrame, patient_split: pd.DataFrame) -> dict[
 
 
 def write_split_folders(
-    raw_slices: SliceFiles,
+    raw_slices: Slices,
     cohort: pd.DataFrame,
     patient_split: pd.DataFrame,
     parameters: PreprocessingParameters,

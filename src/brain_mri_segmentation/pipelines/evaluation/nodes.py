@@ -1,6 +1,7 @@
 """From a checkpoint and one partition to scores and figures."""
 
 import logging
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -57,14 +58,14 @@ def score_predictions(predictions: Slices, masks: Slices) -> tuple[pd.DataFrame,
 def summarise_scores(
     slice_scores: pd.DataFrame,
     checkpoint: Checkpoint,
-    data_fingerprint: dict[str, object],
+    data_fingerprint: dict[str, Any],
     parameters: EvaluationParameters,
     seed: int,
-) -> tuple[dict[str, object], dict[str, dict[str, float]]]:
+) -> tuple[metrics.Report, dict[str, dict[str, float]]]:
     """Reduce the scores to one figure a metric, for the report and for the experiment tracker."""
     summary = metrics.summarise(slice_scores)
     intervals = metrics.bootstrap_intervals(slice_scores, parameters.bootstrap_samples, seed)
-    report = {
+    report: metrics.Report = {
         "model": checkpoint.model_name,
         "split": parameters.split,
         "patients": int(slice_scores["patient"].nunique()),
@@ -91,7 +92,7 @@ def summarise_scores(
 def draw_patient_dice(
     patient_scores: pd.DataFrame,
     slice_scores: pd.DataFrame,
-    report: dict[str, object],
+    report: metrics.Report,
     parameters: EvaluationParameters,
     seed: int,
 ) -> Figure:
