@@ -93,8 +93,16 @@ class AugmentationParameters(Parameters):
     """Intensities are multiplied by 1 +- this value, per channel."""
     brightness: float = Field(ge=0, le=3)
     """Intensities are moved by +- this value, in standard deviations, per channel."""
-    noise: float = Field(ge=0, le=3)
-    """Standard deviation of Gaussian noise is drawn from 0 to this value."""
+    noise: float = Field(ge=0, le=50)
+    """Half of the slices get Gaussian noise, its standard deviation drawn from 0 to this value, in
+    grey levels of 255."""
+    blur: float = Field(ge=0, le=3)
+    """Half of the slices are blurred by a Gaussian, its standard deviation drawn from 0 to this
+    value, in pixels."""
+    missing_sequence: Share
+    """Probability that FLAIR stands in for the other two channels, as in patients without them."""
+    lone_slice: Share
+    """Probability that a slice is normalised by itself, as when it is all that there is."""
 
 
 class TrainingParameters(Parameters):
@@ -120,6 +128,9 @@ class TrainingParameters(Parameters):
     half_resolution_share: float = Field(ge=0, lt=1)
     """Share of the epochs, the first ones, that train at half the resolution (progressive
     resizing): about four times as fast, and enough to learn what a tumour looks like."""
+    initial_weights: str | None
+    """Checkpoint or exported model of the same architecture to start from, such as to go on with
+    the shipped model on other data; ``null`` starts from random (or the hub's) weights."""
     average_decay: float = Field(ge=0, lt=1)
     """Decay per step of the exponential moving average of the weights; 0 switches it off."""
     patience: int = Field(ge=1)

@@ -64,9 +64,7 @@ def test_a_crop_is_a_window_of_the_image_at_its_own_scale():
     assert images[:, 0, 0, 0].unique().numel() == 4  # another place for each slice
 
 
-@pytest.mark.parametrize(
-    "settings", [{"gamma": 0.5}, {"contrast": 0.3}, {"brightness": 0.3}, {"noise": 0.3}]
-)
+@pytest.mark.parametrize("settings", [{"gamma": 0.5}, {"contrast": 0.3}, {"brightness": 0.3}])
 def test_intensity_changes_leave_the_mask_alone(batch, settings):
     images, masks = augment(*batch, **settings)
     assert torch.equal(masks, batch[1])
@@ -87,8 +85,62 @@ def test_a_constant_channel_stays_finite():
     torch.testing.assert_close(images, flat)
 
 
+def degrade(images, statistics=None, seed=0, **settings):
+    if statistics is None:
+        statistics = torch.arange(12.0).view(1, 4, 3).repeat(len(images), 1, 1)
+    augmentation = Augmentation(AugmentationParameters(**(NOTHING | settings)))
+    return augmentation.degrade(images, statistics, torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def raw():
+    shape = (16, 3, 32, 32)
+    levels = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(2))
+    return levels.to(torch.uint8)
+
+
+def test_without_degradation_the_grey_levels_stay(raw):
+    images, _ = degrade(raw)
+    assert torch.equal(images, raw.float())
+
+
+def test_noise_has_the_strength_it_says_and_spares_half_of_the_slices():
+    grey = torch.full((400, 3, 16, 16), 128, dtype=torch.uint8)
+    images, _ = degrade(grey, noise=10)
+    strength = images.std(dim=(1, 2, 3))
+    assert ((strength == 0).float().mean() - 0.5).abs() < 0.1
+    noisy = strength[strength > 0]
+    assert noisy.max() < 11
+    assert noisy.mean() == pytest.approx(5, abs=0.7)
+
+
+def test_noise_stays_within_the_grey_levels(raw):
+    images, _ = degrade(raw, noise=50)
+    assert images.min() == 0
+    assert images.max() == 255
+
+
+def test_blur_spreads_a_point_into_a_gaussian():
+    point = torch.zeros(64, 3, 17, 17, dtype=torch.uint8)
+    point[:, :, 8, 8] = 100
+    images, _ = degrade(point, blur=1.0)
+    torch.testing.assert_close(images.sum((2, 3)), torch.full((64, 3), 100.0), rtol=1e-4, atol=0)
+    row = images[:, 0].sum(1) / 100  # (64, 17), a Gaussian of each slice's own width
+    place = torch.arange(17.0) - 8
+    sigma = (row * place**2).sum(1).sqrt()
+    assert ((sigma < 0.01).float().mean() - 0.5).abs() < 0.2
+    assert 0.8 < sigma.max() < 1.05
+
+
+def test_a_missing_sequence_is_flair_in_every_channel_with_its_statistics(raw):
+    images, statistics = degrade(raw, missing_sequence=1)
+    for channel in range(3):
+        assert torch.equal(images[:, channel], raw[:, 1].float())
+        assert statistics[0, :, channel].tolist() == [1, 4, 7, 10]
+
+
 def test_the_generator_decides_everything(batch):
-    settings = {"rotation_degrees": 20, "gamma": 0.3, "noise": 0.1, "flip": 0.5}
+    settings = {"rotation_degrees": 20, "gamma": 0.3, "flip": 0.5}
     first, again, other = (augment(*batch, seed=seed, **settings)[0] for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)

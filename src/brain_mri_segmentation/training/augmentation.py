@@ -7,9 +7,15 @@ from torch.nn import functional as F
 
 from brain_mri_segmentation.parameters import AugmentationParameters
 
+_FLAIR = 1  # the channels are pre-contrast, FLAIR, post-contrast
+_BLUR_RADIUS = 4  # pixels
+
 
 class Augmentation:
-    """Flip, rotation, zoom, shift and crop in one resampling, then intensity changes and noise.
+    """What a scanner might have done, before normalisation; and how the slice might have lain.
+
+    ``degrade`` blurs, adds noise and takes sequences away. A call flips, rotates, zooms, shifts and
+    crops in one resampling, then changes intensities.
 
     Args:
         settings: Ranges of the changes.
@@ -19,6 +25,37 @@ class Augmentation:
     def __init__(self, settings: AugmentationParameters, crop_size: int | None = None) -> None:
         self.settings = settings
         self.crop_size = crop_size
+
+    def degrade(
+        self, images: torch.Tensor, statistics: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Make a batch as poor as scans can be.
+
+        Args:
+            images: (N, 3, S, S) uint8.
+            statistics: (N, 4, 3) float32, ``IntensityStatistics.values`` of each slice's volume.
+            generator: Source of all randomness, on the CPU.
+
+        Returns:
+            Images (N, 3, S, S) float32 in 0..255, and their statistics.
+        """
+        count, device = len(images), images.device
+        images = images.float()
+        lost = torch.rand(count, generator=generator) < self.settings.missing_sequence
+        if lost.any():
+            lost = lost.to(device)[:, None, None]
+            flair = images[:, _FLAIR : _FLAIR + 1].expand_as(images)
+            images = torch.where(lost[..., None], flair, images)
+            flair = statistics[..., _FLAIR : _FLAIR + 1].expand_as(statistics)
+            statistics = torch.where(lost, flair, statistics)
+        if self.settings.blur:
+            sigma = self.settings.blur * _for_half(generator, count)
+            images = _blur(images, sigma.to(device))
+        if self.settings.noise:
+            strength = self.settings.noise * _for_half(generator, count)[:, None, None, None]
+            noise = torch.randn(images.shape, generator=generator)
+            images = (images + (strength * noise).to(device)).clamp(0, 255)
+        return images, statistics
 
     def __call__(
         self, images: torch.Tensor, masks: torch.Tensor, generator: torch.Generator
@@ -73,13 +110,27 @@ class Augmentation:
             span = (high - low).clamp_min(1e-6)  # a constant channel stays constant
             exponent = torch.exp(per_channel(self.settings.gamma))
             images = low + span * ((images - low) / span).clamp(0, 1) ** exponent
-        if self.settings.noise:
-            strength = self.settings.noise * torch.rand(len(images), 1, 1, 1, generator=generator)
-            noise = torch.randn(images.shape, generator=generator)
-            images = images + (strength * noise).to(images.device)
         return images
+
+
+def _blur(images: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """Blur (N, 3, H, W) with a Gaussian of its own standard deviation (N,), in pixels, each."""
+    offsets = torch.arange(-_BLUR_RADIUS, _BLUR_RADIUS + 1, device=images.device)
+    weights = torch.exp(-0.5 * (offsets / sigma[:, None].clamp_min(1e-3)) ** 2)
+    weights = weights / weights.sum(dim=1, keepdim=True)  # (N, 9)
+    kernels = weights.repeat_interleave(images.shape[1], dim=0)[:, None]  # (3 N, 1, 9)
+    flat = images.flatten(0, 1)[None]  # (1, 3 N, H, W)
+    flat = F.pad(flat, [_BLUR_RADIUS] * 4, mode="replicate")
+    flat = F.conv2d(flat, kernels[..., None, :], groups=len(kernels))
+    flat = F.conv2d(flat, kernels[..., :, None], groups=len(kernels))
+    return flat.view_as(images)
 
 
 def _symmetric(generator: torch.Generator, *shape: int) -> torch.Tensor:
     """Draw from -1..1."""
     return 2 * torch.rand(*shape, generator=generator) - 1
+
+
+def _for_half(generator: torch.Generator, count: int) -> torch.Tensor:
+    """Draw 0 for about half of the slices, and from 0..1 for the others."""
+    return _symmetric(generator, count).clamp_min(0)

@@ -1,7 +1,7 @@
 """Slices as batches: which ones an epoch holds, and in which order."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypedDict
 
 import lightning
@@ -24,6 +24,8 @@ class Batch(TypedDict):
     """(N, S, S) int64, 0 or 1."""
     statistics: torch.Tensor
     """(N, 4, 3) float32, intensities of the slice's volume."""
+    own_statistics: torch.Tensor
+    """(N, 4, 3) float32, intensities of the slice alone."""
     patient: torch.Tensor
     """(N,) int64, place of the patient in ``SliceDataset.patients``."""
 
@@ -56,13 +58,9 @@ class SliceDataset(Dataset[dict[str, object]]):
         self.patients = list(groups)
         self.names = [name for names in groups.values() for name in names]
         self._images, self._masks = images, masks
-        self._size = preprocessing.image_size
+        self._preprocessing = preprocessing
         self._statistics = {
-            patient: IntensityStatistics.of(
-                (self._read_image(name) for name in names),
-                preprocessing.lower_percentile,
-                preprocessing.upper_percentile,
-            ).values
+            patient: self._measure(self._read_image(name) for name in names)
             for patient, names in groups.items()
         }
         self._place = {patient: i for i, patient in enumerate(self.patients)}
@@ -73,20 +71,26 @@ class SliceDataset(Dataset[dict[str, object]]):
 
     def __getitem__(self, index: int) -> dict[str, object]:
         name = self.names[index]
-        patient = patient_of(name)
+        patient, image = patient_of(name), self._read_image(name)
         return {
-            "image": to_tensor(self._read_image(name)),
+            "image": to_tensor(image),
             "mask": torch.from_numpy((self._masks[name]() > 0).astype(np.int64)),
-            "statistics": torch.from_numpy(self._statistics[patient]),
+            "statistics": self._statistics[patient],
+            "own_statistics": self._measure([image]),
             "patient": self._place[patient],
         }
 
+    def _measure(self, slices: Iterable[np.ndarray]) -> torch.Tensor:
+        rules = self._preprocessing
+        measured = IntensityStatistics.of(slices, rules.lower_percentile, rules.upper_percentile)
+        return torch.from_numpy(measured.values)
+
     def _read_image(self, name: str) -> np.ndarray:
-        image = self._images[name]()
-        if image.shape != (self._size, self._size, 3):
+        image, size = self._images[name](), self._preprocessing.image_size
+        if image.shape != (size, size, 3):
             raise InputError(
                 f"The slice {name} of the split folders has shape {image.shape}, but "
-                f"preprocessing.image_size={self._size}. Write the split folders anew with that "
+                f"preprocessing.image_size={size}. Write the split folders anew with that "
                 "size: kedro run --pipeline data_processing"
             )
         return image

@@ -20,6 +20,7 @@ from lightning.pytorch.loggers import Logger
 from torch import nn
 
 from brain_mri_segmentation.cohort import SliceReader
+from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.models import Checkpoint, create_model
 from brain_mri_segmentation.parameters import PreprocessingParameters, TrainingParameters
 from brain_mri_segmentation.provenance import git_commit, package_versions
@@ -92,7 +93,7 @@ def fit_model(
     keep_freed_memory()
     lightning.seed_everything(recipe.seed, workers=True, verbose=False)
 
-    network = create_model(recipe.model_name, recipe.model_options)
+    network = _make_network(recipe)
     layout = choose_memory_format(settings.accelerator)
     network.to(memory_format=layout)  # type: ignore[call-overload]
     data = SliceDataModule(
@@ -129,6 +130,20 @@ def fit_model(
 
     weights = _network_weights(Path(best.best_model_path))
     return _make_checkpoint(recipe, network, weights, data, report), report.history
+
+
+def _make_network(recipe: Recipe) -> nn.Module:
+    if (path := recipe.training.initial_weights) is None:
+        return create_model(recipe.model_name, recipe.model_options)
+    start = Checkpoint.load(Path(path))
+    if start.model_name != recipe.model_name:
+        raise InputError(
+            f"training.initial_weights={path} holds a {start.model_name}, but model="
+            f"{recipe.model_name} is to be trained. Choose model={start.model_name}, or other "
+            "weights."
+        )
+    logger.info("Starting from the weights of %s", path)
+    return start.build()
 
 
 def _make_trainer(settings: TrainingParameters, callbacks: list[Callback]) -> lightning.Trainer:

@@ -49,13 +49,19 @@ class SegmentationModule(lightning.LightningModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Normalise a batch on the device, and augment it in training."""
-        image, mask = normalise(batch["image"], batch["statistics"]), batch["mask"]
-        if self.trainer.training:
-            if self._settings.at_half_resolution(self.current_epoch):
-                image, mask = _halve(image, mask)
-            # One stream of random numbers a step: what a step sees depends on its number alone.
-            generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self.global_step)
-            image, mask = self._augmentation(image, mask, generator)
+        image, mask, statistics = batch["image"], batch["mask"], batch["statistics"]
+        if not self.trainer.training:
+            return batch | {"image": normalise(image, statistics)}
+        # One stream of random numbers a step: what a step sees depends on its number alone.
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self.global_step)
+        alone = torch.rand(len(image), 1, 1, generator=generator)
+        alone = (alone < self._settings.augmentation.lone_slice).to(image.device)
+        statistics = torch.where(alone, batch["own_statistics"], statistics)
+        image, statistics = self._augmentation.degrade(image, statistics, generator)
+        image = normalise(image, statistics)
+        if self._settings.at_half_resolution(self.current_epoch):
+            image, mask = _halve(image, mask)
+        image, mask = self._augmentation(image, mask, generator)
         return batch | {"image": image, "mask": mask}
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
