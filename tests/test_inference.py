@@ -75,6 +75,35 @@ def test_a_lone_slice_is_normalised_by_itself(checkpoint):
     assert np.allclose(alone.probability, segment_volume(segmenter, [first])[0].probability)
 
 
+class Brightness(torch.nn.Module):
+    """Takes for tumour what is brighter than the mean of the volume."""
+
+    def forward(self, images):
+        return torch.stack([-images[:, 1], images[:, 1]], dim=1)
+
+
+def test_a_volume_loses_small_regions_from_its_masks_and_not_from_its_map(checkpoint):
+    checkpoint.preprocessing.update(smallest_region=0.3, temperature=2)
+    segmenter = Segmenter(checkpoint)
+    segmenter.network = Brightness()
+    slices = np.zeros((2, 32, 32, 3), np.uint8)
+    slices[:, 4:14, 4:14] = 200
+    slices[1, 24:30, 24:30] = 200  # 36 pixels of 200
+    first, second = segment_volume(segmenter, list(slices))
+    assert second.probability[26, 26] > 0.9
+    assert second.tumour_pixels == first.tumour_pixels == 100
+    assert segment(segmenter, slices[1]).tumour_pixels == 136
+
+
+def test_the_temperature_divides_the_logits(checkpoint):
+    image = volume((32, 32))[0]
+    plain = segment(Segmenter(checkpoint), image).probability
+    checkpoint.preprocessing["temperature"] = 2.5
+    cooled = segment(Segmenter(checkpoint), image).probability
+    logit = np.log(plain / (1 - plain))
+    np.testing.assert_allclose(cooled, 1 / (1 + np.exp(-logit / 2.5)), rtol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("image", "reason"),
     [

@@ -4,6 +4,7 @@ import torch
 
 from brain_mri_segmentation.preprocessing import (
     IntensityStatistics,
+    drop_small_regions,
     normalise,
     probability_to_mask,
     resize_image,
@@ -91,3 +92,27 @@ def test_statistics_of_nothing_are_refused():
 def test_the_threshold_belongs_to_the_mask():
     probability = np.array([[0.49, 0.5, 0.51]])
     assert probability_to_mask(probability, 0.5).tolist() == [[0, 255, 255]]
+
+
+def test_regions_small_beside_the_largest_of_the_volume_are_dropped():
+    probabilities = np.zeros((3, 16, 16), np.float32)
+    probabilities[0:2, 2:6, 2:6] = 0.9  # 32 pixels across two slices
+    probabilities[2, 6:9, 6:8] = 0.8  # 6 pixels that touch them by a corner
+    probabilities[2, 12:15, 1:4] = 0.7  # 9 pixels apart: 24 % of 38
+    probabilities[0, 12, 12] = 0.4  # no region at all
+    kept = drop_small_regions(probabilities, threshold=0.5, smallest_region=0.25)
+    expected = probabilities.copy()
+    expected[2, 12:15, 1:4] = 0
+    assert np.array_equal(kept, expected)
+    assert np.array_equal(drop_small_regions(probabilities, 0.5, 0.23), probabilities)
+
+
+def test_a_volume_without_tumour_has_no_region_to_drop():
+    empty = np.full((2, 8, 8), 0.1, np.float32)
+    assert drop_small_regions(empty, 0.5, 1.0) is empty
+
+
+def test_a_lone_slice_keeps_all_its_regions():
+    slice_ = np.zeros((1, 8, 8), np.float32)
+    slice_[0, :4, :4] = slice_[0, 7, 7] = 0.9
+    assert drop_small_regions(slice_, 0.5, 1.0) is slice_

@@ -21,6 +21,7 @@ from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import PreprocessingParameters
 from brain_mri_segmentation.preprocessing import (
     IntensityStatistics,
+    drop_small_regions,
     normalise,
     probability_to_mask,
     resize_image,
@@ -89,7 +90,8 @@ class Segmenter:
         images = torch.stack([to_tensor(image) for image in slices]).to(self.device)
         values = torch.from_numpy(statistics).to(self.device)
         logits = self.network(normalise(images, values))  # (N, 2, S, S)
-        return logits.float().softmax(dim=1)[:, 1].cpu().numpy()
+        scaled = logits.float() / self.preprocessing.temperature
+        return scaled.softmax(dim=1)[:, 1].cpu().numpy()
 
 
 def best_device() -> str:
@@ -132,17 +134,20 @@ def segment_batch(segmenter: Segmenter, images: Sequence[np.ndarray]) -> list[Se
     resized = _resize(segmenter, images)
     statistics = np.stack([_statistics(segmenter, [image]) for image in resized])
     probabilities = segmenter.tumour_probability(np.stack(resized), statistics)
-    return _results(segmenter, images, probabilities)
+    return _results(segmenter, images, probabilities, probabilities)
 
 
 def segment_volume(
     segmenter: Segmenter, slices: Sequence[np.ndarray], batch_size: int = 16
 ) -> list[Segmentation]:
-    """Segment the slices of one volume, whose intensities are normalised together.
+    """Segment the slices of one volume.
+
+    Their intensities are normalised together, and regions that are small beside the largest of
+    the volume are not taken for tumour (``PreprocessingParameters.smallest_region``).
 
     Args:
         segmenter: The model.
-        slices: (H, W, 3) uint8 each: pre-contrast, FLAIR, post-contrast.
+        slices: (H, W, 3) uint8 each, in order: pre-contrast, FLAIR, post-contrast.
         batch_size: Slices in one forward pass.
 
     Returns:
@@ -153,12 +158,15 @@ def segment_volume(
     """
     resized = _resize(segmenter, slices)
     statistics = _statistics(segmenter, resized)[None]
-    results = []
-    for start in range(0, len(slices), batch_size):
-        batch = slice(start, start + batch_size)
-        probabilities = segmenter.tumour_probability(np.stack(resized[batch]), statistics)
-        results += _results(segmenter, slices[batch], probabilities)
-    return results
+    probabilities = np.concatenate(
+        [
+            segmenter.tumour_probability(np.stack(resized[start : start + batch_size]), statistics)
+            for start in range(0, len(slices), batch_size)
+        ]
+    )
+    rules = segmenter.preprocessing
+    kept = drop_small_regions(probabilities, rules.threshold, rules.smallest_region)
+    return _results(segmenter, slices, probabilities, kept)
 
 
 def segment_patients(
@@ -243,12 +251,18 @@ def _statistics(segmenter: Segmenter, slices: Sequence[np.ndarray]) -> np.ndarra
 
 
 def _results(
-    segmenter: Segmenter, images: Sequence[np.ndarray], probabilities: np.ndarray
+    segmenter: Segmenter,
+    images: Sequence[np.ndarray],
+    probabilities: np.ndarray,
+    kept: np.ndarray,
 ) -> list[Segmentation]:
+    """Return a result for each image from (N, S, S) probabilities, and those that may be mask."""
     results = []
-    for image, small in zip(images, probabilities, strict=True):
+    for image, small, masked in zip(images, probabilities, kept, strict=True):
         probability = resize_probability(small, *image.shape[:2])
-        mask = probability_to_mask(probability, segmenter.preprocessing.threshold)
+        mask = probability_to_mask(
+            resize_probability(masked, *image.shape[:2]), segmenter.preprocessing.threshold
+        )
         tumour = mask > 0
         chosen = np.where(tumour, probability, 1 - probability)
         results.append(

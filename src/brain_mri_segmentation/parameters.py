@@ -74,6 +74,12 @@ class PreprocessingParameters(Parameters):
     """Intensities above this percentile of the volume are clipped, per channel."""
     threshold: float = Field(gt=0, lt=1)
     """Tumour probability from which a pixel belongs to the mask."""
+    smallest_region: Share = 0
+    """Tumour regions of a volume, connected in three dimensions, are dropped when they have fewer
+    pixels than this share of the largest one."""
+    temperature: float = Field(default=1, gt=0)
+    """Logits are divided by this, so that probabilities can be taken at their word; training
+    fits it on validation."""
 
 
 class AugmentationParameters(Parameters):

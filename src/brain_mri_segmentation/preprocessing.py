@@ -1,9 +1,9 @@
 """The one way from pixels to a tensor and back, shared by training, evaluation and serving.
 
 A slice goes through ``resize_image`` -> ``normalise``; a model's output through
-``resize_probability`` -> ``probability_to_mask``. The normalisation is the public U-Net's for this
-cohort (Buda et al. 2019): intensities of a volume are clipped to two percentiles and scaled
-to mean 0 and standard deviation 1, here per channel.
+``drop_small_regions`` -> ``resize_probability`` -> ``probability_to_mask``. The normalisation is
+the public U-Net's for this cohort (Buda et al. 2019): intensities of a volume are clipped to two
+percentiles and scaled to mean 0 and standard deviation 1, here per channel.
 """
 
 from collections.abc import Iterable
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from PIL import Image
+from scipy import ndimage
 
 CHANNELS = 3
 _LEVELS = 256  # intensities of uint8
@@ -108,6 +109,37 @@ def normalise(images: torch.Tensor, statistics: torch.Tensor) -> torch.Tensor:
     """
     low, high, mean, deviation = statistics[..., None, None].unbind(1)  # (N, 3, 1, 1) each
     return (torch.clamp(images.float(), low, high) - mean) / deviation
+
+
+def drop_small_regions(
+    probabilities: np.ndarray, threshold: float, smallest_region: float
+) -> np.ndarray:
+    """Take away the tumour regions of a volume that are small beside its largest one.
+
+    A glioma is mostly one body, and false alarms are mostly small and lie apart: the idea behind
+    nnU-Net's choice to keep the largest region alone (Isensee et al. 2021), less strict.
+
+    Args:
+        probabilities: (N, S, S) float32 in 0..1, neighbouring slices in order.
+        threshold: Probability from which a pixel belongs to a region. Pixels that touch by a
+            side, an edge or a corner, also across slices, are of one region.
+        smallest_region: Regions with fewer pixels than this share of the largest are dropped.
+
+    Returns:
+        (N, S, S) float32: 0 in the dropped regions. ``probabilities`` itself when there are none,
+        or when it is of one slice, which does not show what hangs together in the volume.
+    """
+    if len(probabilities) == 1:
+        return probabilities
+    above = probabilities >= threshold
+    regions, count = ndimage.label(above, structure=np.ones((3, 3, 3)))
+    if count < 2:
+        return probabilities
+    pixels = np.bincount(regions.ravel())
+    pixels[0] = 0  # what lies outside of all regions
+    dropped = pixels < smallest_region * pixels.max()
+    dropped[0] = False
+    return np.where(dropped[regions], np.float32(0), probabilities)
 
 
 def resize_probability(probability: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -9,6 +9,7 @@ import torch
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.inference import Segmenter, load_model, segment_patients
 from brain_mri_segmentation.metrics import confusion_counts, dice
+from brain_mri_segmentation.parameters import AugmentationParameters
 from brain_mri_segmentation.training import Partition, Recipe, fit_model
 from brain_mri_segmentation.training.callbacks import MovingAverage
 from brain_mri_segmentation.training.segmentation_module import SegmentationModule
@@ -28,7 +29,10 @@ def recipe(parameters, **changes):
     return Recipe(
         model_name="unet",
         model_options={"channels": [4, 8]},
-        preprocessing=parameters.preprocessing.model_copy(update={"image_size": 32}),
+        preprocessing=parameters.preprocessing.model_copy(
+            # Validation takes each slice by itself; so must scores that are compared with it.
+            update={"image_size": 32, "smallest_region": 0}
+        ),
         training=parameters.training.model_copy(update=training | changes),
         seed=1,
         metadata={"fingerprint": {"data": "abc"}},
@@ -116,6 +120,39 @@ def test_the_first_epochs_may_train_at_half_the_resolution(
     monkeypatch.setattr(SegmentationModule, "training_step", spy)
     fit_model(recipe(parameters, half_resolution_share=share), *partitions, tmp_path)
     assert seen == sizes
+
+
+@pytest.mark.parametrize("share", [0, 1])
+def test_lone_slices_are_normalised_by_themselves(
+    parameters, partitions, tmp_path, monkeypatch, share
+):
+    means = []
+    step = SegmentationModule.training_step
+
+    def spy(self, batch, index):
+        means.append(batch["image"].mean((2, 3)).abs().max().item())
+        return step(self, batch, index)
+
+    monkeypatch.setattr(SegmentationModule, "training_step", spy)
+    nothing = dict.fromkeys(AugmentationParameters.model_fields, 0)
+    augmentation = AugmentationParameters(**nothing | {"lone_slice": share})
+    fit_model(recipe(parameters, epochs=1, augmentation=augmentation), *partitions, tmp_path)
+    # A slice has mean 0 by its own statistics; by its volume's, one with tumour lies above.
+    assert (max(means) < 1e-4) == bool(share)
+
+
+def test_training_goes_on_from_given_weights(parameters, partitions, tmp_path):
+    before, _ = fit_model(recipe(parameters), *partitions, tmp_path / "before")
+    before.save(tmp_path / "before.ckpt")
+    start = {"initial_weights": str(tmp_path / "before.ckpt"), "epochs": 1, "average_decay": 0}
+    after, _ = fit_model(recipe(parameters, lr=1e-9, **start), *partitions, tmp_path / "after")
+    for name, value in before.weights.items():
+        if "running" not in name and "tracked" not in name:
+            torch.testing.assert_close(after.weights[name], value, atol=1e-6, rtol=0)
+
+    segformer = dataclasses.replace(recipe(parameters, **start), model_name="segformer")
+    with pytest.raises(InputError, match="holds a unet, but model=segformer"):
+        fit_model(segformer, *partitions, tmp_path / "other")
 
 
 def test_the_moving_average_warms_up():
