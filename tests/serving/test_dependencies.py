@@ -64,7 +64,7 @@ def absent() -> set[str]:
 
 def test_the_training_stack_is_none_of_servings_dependencies(absent):
     assert {"lightning", "mlflow", "kedro_mlflow", "kedro_viz", "kedro_datasets"} <= absent
-    assert {"matplotlib", "sklearn", "scipy", "transformers", "tifffile", "pytest"} <= absent
+    assert {"matplotlib", "sklearn", "transformers", "tifffile", "pytest"} <= absent
 
 
 def test_the_service_answers_where_only_its_dependencies_are(start_server, absent, phantom_folder):
