@@ -1,6 +1,10 @@
 """What many tests share: the project's own parameters, and synthetic cohorts."""
 
+import os
 from pathlib import Path
+
+# Networks are tiny here, so that threads would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest

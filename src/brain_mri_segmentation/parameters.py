@@ -114,6 +114,9 @@ class AugmentationParameters(Parameters):
 class TrainingParameters(Parameters):
     """How a model is fitted."""
 
+    resume: bool | Literal["auto"]
+    """Go on with an interrupted training: ``auto`` if there is one, ``true`` demands one, ``false``
+    starts afresh."""
     epochs: int = Field(ge=1)
     """Most passes; early stopping may end it before."""
     batch_size: int = Field(ge=1)

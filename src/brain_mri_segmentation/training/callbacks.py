@@ -1,13 +1,19 @@
-"""What happens between epochs: the report on each, and checkpoints that are never half-written."""
+"""What happens between epochs: the report on each, and the file that a training goes on from."""
 
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import lightning
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import Callback, WeightAveraging
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    ModelCheckpoint,
+    WeightAveraging,
+)
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
@@ -17,6 +23,7 @@ from brain_mri_segmentation.parameters import TrainingParameters
 logger = logging.getLogger(__name__)
 
 METRICS = ("train/loss", "val/loss", "val/dice", "val/iou", "val/pixel_accuracy")
+LAST = "last.ckpt"
 
 
 class EpochReport(Callback):
@@ -43,6 +50,16 @@ class EpochReport(Callback):
         """The row with the highest val/dice."""
         return max(self._rows, key=lambda row: row["val/dice"])
 
+    def state_dict(self) -> dict[str, object]:
+        """Return what a resumed training needs: the epochs so far."""
+        return {"rows": self._rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the epochs of an interrupted training, and report them here as well."""
+        self._rows = list(state_dict["rows"])
+        for row in self._rows:
+            self._send(row)
+
     def on_train_epoch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
@@ -58,8 +75,7 @@ class EpochReport(Callback):
         scores["seconds"] = round(time.monotonic() - self._started, 1)
         epoch = trainer.current_epoch + 1
         self._rows.append({"epoch": epoch} | scores)
-        if self._experiment is not None:
-            self._experiment.log_metrics(scores, step=epoch)
+        self._send(self._rows[-1])
         logger.info(
             "Epoch %d/%d: train/loss %.4f, val/loss %.4f, val/dice %.4f (best %.4f, epoch %d), "
             "%.0f s, about %s left",
@@ -73,6 +89,11 @@ class EpochReport(Callback):
             scores["seconds"],
             _duration(self._seconds_left(epoch)),
         )
+
+    def _send(self, row: dict[str, float]) -> None:
+        if self._experiment is not None:
+            scores = {name: value for name, value in row.items() if name != "epoch"}
+            self._experiment.log_metrics(scores, step=int(row["epoch"]))
 
     def _seconds_left(self, done: int) -> float:
         """Estimate from the epochs so far; one at half the resolution costs a quarter."""
@@ -100,6 +121,75 @@ class MovingAverage(WeightAveraging):
             return kept * old + (1 - kept) * new
 
         super().__init__(avg_fn=average)
+
+
+class Patience(EarlyStopping):
+    """Stops after so many epochs without a better val/dice, also when resumed with another number.
+
+    Args:
+        epochs: How many.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__("val/dice", mode="max", patience=epochs)
+
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
+        """Take over everything but the number itself."""
+        super().load_state_dict(state_dict | {"patience": self.patience})
+
+    def on_train_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Train no further where an interrupted training had already stopped."""
+        trainer.should_stop = self.wait_count >= self.patience
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Writes after each epoch, in one file, all that it takes to go on.
+
+    Besides Lightning's state (weights, their average, optimiser, schedule, callbacks) these are
+    the weights of the best epoch, and what the training is. In one file they always belong to the
+    same epoch, whenever the process is killed.
+
+    Args:
+        workspace: Folder of the file.
+        report: Knows which epoch is the best.
+        contents: Stored in the file as well.
+    """
+
+    def __init__(self, workspace: Path, report: EpochReport, contents: dict[str, object]) -> None:
+        super().__init__(
+            workspace,
+            LAST.removesuffix(".ckpt"),
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        self.best_weights: dict[str, torch.Tensor] = {}
+        self._report = report
+        self._contents = contents
+
+    def on_save_checkpoint(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        checkpoint: dict[str, Any],
+    ) -> None:
+        """Add the best weights; Lightning asks this callback last, when the average is there."""
+        if self._report.best["epoch"] == trainer.current_epoch + 1:
+            self.best_weights = {
+                name: value.detach().to("cpu", copy=True)
+                for name, value in checkpoint["state_dict"].items()
+            }
+        checkpoint |= self._contents | {"best_weights": self.best_weights}
+
+    def on_load_checkpoint(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        checkpoint: dict[str, Any],
+    ) -> None:
+        """Take over the best weights so far."""
+        self.best_weights = checkpoint["best_weights"]
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

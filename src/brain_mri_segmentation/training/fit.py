@@ -5,30 +5,32 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import lightning
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import (
-    Callback,
-    EarlyStopping,
-    ModelCheckpoint,
-    TQDMProgressBar,
-)
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
-from brain_mri_segmentation.cohort import SliceReader
+from brain_mri_segmentation.cohort import SliceReader, fingerprint
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.models import Checkpoint, create_model
-from brain_mri_segmentation.parameters import PreprocessingParameters, TrainingParameters
+from brain_mri_segmentation.models import Checkpoint, create_model, rebuild_model
+from brain_mri_segmentation.parameters import (
+    PreprocessingParameters,
+    TrainingParameters,
+    flatten,
+)
 from brain_mri_segmentation.provenance import git_commit, package_versions
 from brain_mri_segmentation.training.callbacks import (
+    LAST,
     METRICS,
     AtomicCheckpointIO,
     EpochReport,
+    LastCheckpoint,
     MovingAverage,
+    Patience,
 )
 from brain_mri_segmentation.training.data_module import SliceDataModule, SliceDataset
 from brain_mri_segmentation.training.hardware import (
@@ -37,6 +39,7 @@ from brain_mri_segmentation.training.hardware import (
     choose_precision,
     keep_freed_memory,
 )
+from brain_mri_segmentation.training.resume import HARMLESS, load_interrupted
 from brain_mri_segmentation.training.segmentation_module import SegmentationModule
 
 logger = logging.getLogger(__name__)
@@ -78,7 +81,7 @@ def fit_model(
         recipe: What is trained, and how.
         train: Slices to learn from.
         val: Slices that select the epoch and stop the training.
-        workspace: Folder for Lightning's own checkpoint of the best epoch so far.
+        workspace: Folder for ``last.ckpt``, from which an interrupted training goes on.
         experiment: Gets the scores of each epoch as they come.
 
     Returns:
@@ -86,14 +89,17 @@ def fit_model(
 
     Raises:
         InputError: A partition holds no tumour, pretrained weights cannot be had, there is no
-            GPU, or the workspace cannot be written.
+            GPU, the workspace cannot be written, there is no such training to go on with, or it
+            was told to stop (SIGTERM, Ctrl-C).
     """
     settings = recipe.training
     check_accelerator(settings.accelerator)
     keep_freed_memory()
     lightning.seed_everything(recipe.seed, workers=True, verbose=False)
 
-    network = _make_network(recipe)
+    identity = _identify(recipe, train, val)
+    interrupted = load_interrupted(workspace, settings.resume, identity)
+    network = _make_network(recipe, interrupted)
     layout = choose_memory_format(settings.accelerator)
     network.to(memory_format=layout)  # type: ignore[call-overload]
     data = SliceDataModule(
@@ -107,13 +113,11 @@ def fit_model(
         network, settings, len(data.val.patients), recipe.preprocessing.threshold, recipe.seed
     )
     report = EpochReport(settings, experiment)
-    best = ModelCheckpoint(
-        workspace, "best", monitor="val/dice", mode="max", enable_version_counter=False
-    )
+    last = LastCheckpoint(workspace, report, {"identity": identity, "model_config": network.config})
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
         # EpochReport says what a user wants to know.
         logging.getLogger(name).setLevel(logging.WARNING)
-    trainer = _make_trainer(settings, [report, best])
+    trainer = _make_trainer(settings, [report, last])
     logger.info(
         "Training %s (%.2f M parameters) on %d slices of %d patients, %d steps an epoch, "
         "precision %s; validating on %d slices of %d patients",
@@ -126,13 +130,24 @@ def fit_model(
         len(data.val),
         len(data.val.patients),
     )
-    trainer.fit(module, data)
+    start_from = None if interrupted is None else workspace / LAST
+    if interrupted is not None:
+        done = interrupted["epoch"] + 1
+        logger.info("Going on after epoch %d of %d, from %s", done, settings.epochs, workspace)
+    try:
+        trainer.fit(module, data, ckpt_path=start_from, weights_only=True)
+    except SystemExit:  # Lightning's answer to SIGTERM and Ctrl-C, when the running step is done
+        raise _stopped(report, settings.epochs, workspace) from None
 
-    weights = _network_weights(Path(best.best_model_path))
+    weights = _network_weights(last.best_weights)
     return _make_checkpoint(recipe, network, weights, data, report), report.history
 
 
-def _make_network(recipe: Recipe) -> nn.Module:
+def _make_network(recipe: Recipe, interrupted: dict[str, Any] | None) -> nn.Module:
+    if interrupted is not None:
+        # What it started from need not be there any more; Lightning puts the weights of now in.
+        best = _network_weights(interrupted["best_weights"])
+        return rebuild_model(recipe.model_name, interrupted["model_config"], best)
     if (path := recipe.training.initial_weights) is None:
         return create_model(recipe.model_name, recipe.model_options)
     start = Checkpoint.load(Path(path))
@@ -147,7 +162,7 @@ def _make_network(recipe: Recipe) -> nn.Module:
 
 
 def _make_trainer(settings: TrainingParameters, callbacks: list[Callback]) -> lightning.Trainer:
-    callbacks = [*callbacks, EarlyStopping("val/dice", mode="max", patience=settings.patience)]
+    callbacks = [*callbacks, Patience(settings.patience)]
     if settings.average_decay:
         callbacks.append(MovingAverage(settings.average_decay))
     interactive = sys.stderr.isatty()  # a log file is better off with a line an epoch
@@ -173,8 +188,31 @@ def _make_trainer(settings: TrainingParameters, callbacks: list[Callback]) -> li
     )
 
 
-def _network_weights(path: Path) -> dict[str, torch.Tensor]:
-    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+def _identify(recipe: Recipe, train: Partition, val: Partition) -> dict[str, object]:
+    """Say what a training is, by flat names: two with the same answer give the same weights."""
+    parts = {
+        "model": recipe.model_name,
+        "models": {recipe.model_name: recipe.model_options},
+        "preprocessing": recipe.preprocessing.model_dump(),
+        "training": recipe.training.model_dump(exclude=HARMLESS),
+        "seed": recipe.seed,
+        "train_slices": fingerprint(sorted(train.images)),
+        "val_slices": fingerprint(sorted(val.images)),
+    }
+    return flatten(parts | recipe.metadata)
+
+
+def _stopped(report: EpochReport, epochs: int, workspace: Path) -> InputError:
+    done = len(report.history)
+    advice = (
+        f"Go on from {workspace / LAST} with --params training.resume=true"
+        if done
+        else "There is nothing to go on from yet"
+    )
+    return InputError(f"Training was told to stop after epoch {done} of {epochs}. {advice}.")
+
+
+def _network_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {
         name.removeprefix(_NETWORK): value.contiguous()
         for name, value in state.items()

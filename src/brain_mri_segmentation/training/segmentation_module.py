@@ -64,6 +64,10 @@ class SegmentationModule(lightning.LightningModule):
         image, mask = self._augmentation(image, mask, generator)
         return batch | {"image": image, "mask": mask}
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Let dropout, too, depend on the number of the step alone, also in a resumed training."""
+        torch.manual_seed(self._seed * 1_000_003 + self.global_step)
+
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Return the loss of a batch."""
         loss = self.loss(self(batch["image"]), batch["mask"])

@@ -1,0 +1,83 @@
+"""Going on with an interrupted training, and refusing to go on with another one."""
+
+import logging
+import os
+import pickle
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.training.callbacks import LAST
+
+logger = logging.getLogger(__name__)
+
+# What may change on the way: it decides how fast a training runs or when it ends, not what it is.
+HARMLESS = {"resume", "patience", "workers", "accelerator", "deterministic"}
+_PREVIOUS = "previous.ckpt"
+
+
+def load_interrupted(
+    workspace: Path, resume: bool | Literal["auto"], identity: dict[str, object]
+) -> dict[str, Any] | None:
+    """Read what an interrupted training left.
+
+    A process that torchrun started again always goes on, as if ``resume`` were ``auto``.
+
+    Args:
+        workspace: Folder in which ``LastCheckpoint`` writes.
+        resume: ``True`` demands it, ``"auto"`` takes it if it is there, ``False`` sets it aside.
+        identity: What this training is, by flat names; equal to what ``LastCheckpoint`` stored.
+
+    Returns:
+        The contents of the file; None to start afresh.
+
+    Raises:
+        InputError: There is nothing to go on with, it cannot be read, or it is another training.
+    """
+    path = workspace / LAST
+    for rest in workspace.glob(f".{LAST}.*.part"):  # of a process that was killed while it wrote
+        rest.unlink(missing_ok=True)
+    if resume is False and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
+        _set_aside(path)
+        return None
+    if not path.is_file():
+        if resume is True:
+            raise InputError(
+                f"There is no interrupted training at {path}: it is written when the first epoch "
+                "ends. Start one with --params training.resume=false (or auto)."
+            )
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        saved = state["identity"]
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+        raise InputError(
+            f"{path} cannot be read: it is damaged, or not of this project "
+            f"({type(error).__name__}). Remove it, or start afresh with --params "
+            "training.resume=false"
+        ) from error
+    _refuse_another(path, saved, identity)
+    return state
+
+
+def _set_aside(path: Path) -> None:
+    if path.is_file():
+        path.replace(path.with_name(_PREVIOUS))
+        logger.info("Starting afresh; the training before is kept as %s", _PREVIOUS)
+
+
+def _refuse_another(path: Path, saved: dict[str, object], now: dict[str, object]) -> None:
+    missing = "nothing"
+    changes = [
+        f"\n  {name}: {saved.get(name, missing)} there, {now.get(name, missing)} now"
+        for name in sorted(saved.keys() | now.keys())
+        if saved.get(name, missing) != now.get(name, missing)
+    ]
+    if changes:
+        raise InputError(
+            f"The interrupted training at {path} is another one:{''.join(changes)}\n"
+            "Give it the same parameters and data again, or start afresh with --params "
+            "training.resume=false. More epochs mean another schedule and so another training."
+        )

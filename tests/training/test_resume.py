@@ -1,0 +1,210 @@
+"""Trainings that are killed, told to stop, and resumed. This file is the process that is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.models import write_atomically
+from brain_mri_segmentation.parameters import PreprocessingParameters, TrainingParameters
+from brain_mri_segmentation.training import Partition, Recipe, fit_model
+from brain_mri_segmentation.training.callbacks import AtomicCheckpointIO
+from brain_mri_segmentation.training.segmentation_module import SegmentationModule
+
+pytestmark = pytest.mark.slow
+
+CONF = Path(__file__).resolve().parents[2] / "conf/base/parameters.yml"
+STEPS = 6  # an epoch: 24 slices in batches of 4
+
+
+def partition(patients: int) -> Partition:
+    random = np.random.default_rng(patients)
+    images, masks = {}, {}
+    for patient in range(patients):
+        for number in range(1, 7):
+            image = random.integers(40, 80, (32, 32, 3), dtype=np.uint8)
+            row, column = random.integers(0, 20, 2)
+            image[row : row + 8, column : column + 8] += 120
+            name = f"P{patient}_{number}"
+            images[name] = lambda image=image: image
+            masks[name] = lambda image=image: np.uint8(255) * (image[..., 0] > 100)
+    return Partition(images, masks)
+
+
+def train(workspace, model="unet", pretrained=None, experiment=None, val=2, **changes):
+    values = yaml.safe_load(CONF.read_text())
+    training = values["training"] | {
+        "epochs": 4,
+        "batch_size": 4,
+        "lr": 0.01,
+        "average_decay": 0.5,
+        "precision": "32",
+        "accelerator": "cpu",
+        "half_resolution_share": 0.3 if model == "unet" else 0,
+    }
+    options = {"unet": {"channels": [4, 8]}, "segformer": {"pretrained": pretrained}}
+    recipe = Recipe(
+        model_name=model,
+        model_options=options[model],
+        preprocessing=PreprocessingParameters(**values["preprocessing"] | {"image_size": 32}),
+        training=TrainingParameters(**training | changes),
+        seed=1,
+    )
+    return fit_model(recipe, partition(4), partition(val), Path(workspace), experiment)
+
+
+def train_until(step: int, what: str, *arguments: str) -> None:
+    """Train, and in the middle of a step send a signal to this very process."""
+    done = SegmentationModule.training_step
+    write = AtomicCheckpointIO.save_checkpoint
+
+    def training_step(self, batch, index):
+        if self.global_step == step and what != "writing":
+            os.kill(os.getpid(), getattr(signal, what))
+        return done(self, batch, index)
+
+    def save_checkpoint(self, checkpoint, path, storage_options=None):
+        if what == "writing" and checkpoint["global_step"] > step:
+
+            def half(file):
+                file.write(b"half of it")
+                file.flush()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            write_atomically(Path(path), half)
+        write(self, checkpoint, path, storage_options)
+
+    SegmentationModule.training_step = training_step
+    AtomicCheckpointIO.save_checkpoint = save_checkpoint
+    train(*arguments)
+
+
+def interrupt(step: int, what: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, __file__, str(step), what, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def assert_equal_to(expected, found):
+    assert expected[0].weights.keys() == found[0].weights.keys()
+    for name, value in expected[0].weights.items():
+        assert torch.equal(value, found[0].weights[name]), name
+    assert expected[0].metadata["scores"] == found[0].metadata["scores"]
+    assert expected[1].drop(columns="seconds").equals(found[1].drop(columns="seconds"))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("uninterrupted"))
+
+
+@pytest.mark.parametrize(
+    ("step", "what"), [(2 * STEPS + 3, "SIGKILL"), (STEPS, "writing")], ids=["mid-epoch", "writing"]
+)
+def test_a_killed_training_ends_in_the_same_weights(uninterrupted, tmp_path, step, what):
+    killed = interrupt(step, what, tmp_path)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert torch.load(tmp_path / "last.ckpt")["epoch"] == step // STEPS - 1
+    assert_equal_to(uninterrupted, train(tmp_path, resume=True))
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_dropout_goes_on_as_it_would_have_and_pretrained_weights_are_not_needed_again(
+    tmp_path, tiny_segformer
+):
+    expected = train(tmp_path / "uninterrupted", "segformer", str(tiny_segformer))
+    killed = interrupt(STEPS + 2, "SIGKILL", tmp_path / "killed", "segformer", tiny_segformer)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    (tiny_segformer / "model.safetensors").unlink()
+    resumed = train(tmp_path / "killed", "segformer", str(tiny_segformer), resume="auto")
+    assert_equal_to(expected, resumed)
+
+
+def test_sigterm_ends_with_one_message_and_what_is_needed_to_go_on(uninterrupted, tmp_path):
+    stopped = interrupt(STEPS + 2, "SIGTERM", tmp_path)
+    assert stopped.returncode == 1
+    assert "told to stop after epoch 1 of 4. Go on from" in stopped.stderr
+    assert_equal_to(uninterrupted, train(tmp_path, resume=True))
+
+
+class Recorder:
+    def __init__(self):
+        self.steps = []
+
+    def log_metrics(self, metrics, step):
+        assert "epoch" not in metrics
+        self.steps.append(step)
+
+
+@pytest.fixture
+def finished(tmp_path):
+    return train(tmp_path, epochs=2), tmp_path
+
+
+def test_a_finished_training_gives_its_result_again_without_training(finished, monkeypatch):
+    expected, workspace = finished
+    monkeypatch.setattr(SegmentationModule, "training_step", lambda *_: pytest.fail("trained"))
+    recorder = Recorder()
+    assert_equal_to(expected, train(workspace, epochs=2, resume="auto", experiment=recorder))
+    assert recorder.steps == [1, 2]
+
+
+def test_a_training_that_had_stopped_early_goes_on_with_more_patience_alone(tmp_path):
+    # Steps this small change no prediction, so the first epoch stays the best.
+    still = {"epochs": 20, "lr": 1e-9, "average_decay": 0}
+    _, stopped = train(tmp_path, patience=2, **still)
+    _, again = train(tmp_path, patience=2, resume=True, **still)
+    _, longer = train(tmp_path, patience=4, resume=True, workers=0, **still)
+    assert (len(stopped), len(again), len(longer)) == (3, 3, 5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"lr": 0.02}, r"training.lr: 0.01 there, 0.02 now"),
+        ({"epochs": 9}, r"training.epochs: 2 there, 9 now"),
+        ({"val": 3}, r"val_slices: \w+ there, \w+ now"),
+    ],
+)
+def test_another_training_is_refused_by_name(finished, changes, named):
+    _, workspace = finished
+    before = (workspace / "last.ckpt").read_bytes()
+    with pytest.raises(InputError, match=named):
+        train(workspace, **{"epochs": 2, "resume": "auto"} | changes)
+    assert (workspace / "last.ckpt").read_bytes() == before
+
+
+def test_resuming_nothing_is_refused_and_auto_starts(tmp_path):
+    with pytest.raises(InputError, match="no interrupted training at .*last.ckpt"):
+        train(tmp_path, resume=True)
+    assert len(train(tmp_path, epochs=1, resume="auto")[1]) == 1
+
+
+def test_a_damaged_file_is_refused(finished):
+    _, workspace = finished
+    whole = (workspace / "last.ckpt").read_bytes()
+    (workspace / "last.ckpt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="last.ckpt cannot be read"):
+        train(workspace, resume="auto")
+
+
+def test_starting_afresh_keeps_the_training_before(finished):
+    _, workspace = finished
+    before = (workspace / "last.ckpt").read_bytes()
+    train(workspace, epochs=1)
+    assert (workspace / "previous.ckpt").read_bytes() == before
+    with pytest.raises(InputError, match="another one"):
+        train(workspace, epochs=2, resume=True)
+
+
+if __name__ == "__main__":
+    try:
+        train_until(int(sys.argv[1]), *sys.argv[2:])
+    except InputError as error:
+        sys.exit(str(error))
