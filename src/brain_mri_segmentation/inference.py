@@ -100,10 +100,14 @@ def best_device() -> str:
 
 
 def load_model(path: str | Path, device: str = "cpu") -> Segmenter:
-    """Rebuild a model from its checkpoint alone.
+    """Rebuild a model from its path alone, preprocessing included.
+
+    Args:
+        path: A checkpoint, or a folder that the publishing pipeline exported.
+        device: Where it runs, such as ``cpu`` or ``cuda``.
 
     Raises:
-        InputError: There is no such file, or it is no checkpoint of this project.
+        InputError: There is neither, or it holds no model of this project.
     """
     return Segmenter(Checkpoint.load(Path(path)), device)
 

@@ -8,6 +8,7 @@ from kedro.io import DatasetError
 from brain_mri_segmentation.datasets import (
     CheckpointDataset,
     ExperimentLoggerDataset,
+    ExportedModelDataset,
     OptionalTableDataset,
     WorkspaceDataset,
 )
@@ -35,6 +36,32 @@ def test_a_checkpoint_of_another_architecture_is_refused_naming_both(checkpoint,
     CheckpointDataset(filepath=path).save(checkpoint)
     with pytest.raises(DatasetError, match="holds a 'unet', but this run is for model=segformer"):
         CheckpointDataset(filepath=path, model="segformer").load()
+
+
+def test_an_exported_model_replaces_the_one_before_as_a_whole(checkpoint, tmp_path):
+    dataset = ExportedModelDataset(filepath=str(tmp_path / "a/exported"))
+    assert not dataset.exists()
+    files = checkpoint.folder_files([20.0] * 3, [30.0] * 3, {})
+    dataset.save(files | {"README.md": b"card", "pictures/failures.png": b"picture"})
+    assert dataset.exists()
+    assert (dataset.load() / "pictures/failures.png").read_bytes() == b"picture"
+    dataset.save(files)
+    assert {file.name for file in dataset.load().iterdir()} == files.keys()
+    assert [file.name for file in (tmp_path / "a").iterdir()] == ["exported"]
+    loaded = CheckpointDataset(filepath=str(dataset.load()), model="unet").load()
+    assert loaded.digest == checkpoint.digest
+
+
+def test_a_failed_export_leaves_the_one_before(checkpoint, tmp_path):
+    dataset = ExportedModelDataset(filepath=str(tmp_path / "exported"))
+    files = checkpoint.folder_files([20.0] * 3, [30.0] * 3, {})
+    dataset.save(files)
+    too_long = files | {"README.md": b"another", "x" * 300: b""}  # as the system refuses
+    with pytest.raises(DatasetError, match="could not be written.*untouched"):
+        dataset.save(too_long)
+    assert dataset.load() == tmp_path / "exported"
+    assert not (tmp_path / "exported/README.md").exists()
+    assert list(tmp_path.iterdir()) == [tmp_path / "exported"]
 
 
 def test_an_optional_table_is_none_without_a_file_and_text_with_one(tmp_path):

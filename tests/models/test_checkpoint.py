@@ -1,3 +1,5 @@
+import dataclasses
+import json
 import pickle
 import resource
 import subprocess
@@ -87,3 +89,62 @@ def test_a_full_disk_is_one_error_and_leaves_the_old_file(checkpoint, tmp_path):
     assert f"{path} could not be written" in done.stderr
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture
+def folder(checkpoint, tmp_path):
+    """A model as a folder; its files can be damaged one by one."""
+    path = tmp_path / "exported"
+    path.mkdir()
+    for name, content in checkpoint.folder_files([20.0] * 3, [30.0] * 3, {}).items():
+        (path / name).write_bytes(content)
+    return path
+
+
+def test_a_folder_holds_the_same_model(checkpoint, folder):
+    loaded = Checkpoint.load(folder)
+    assert loaded.describe() == checkpoint.describe()
+    assert loaded.digest == checkpoint.digest
+    config = json.loads((folder / "config.json").read_text())
+    assert config["id2label"] == {"0": "background", "1": "tumour"}
+
+
+def test_the_digest_tells_weights_apart(checkpoint):
+    other = {name: value + 1 for name, value in checkpoint.weights.items()}
+    assert dataclasses.replace(checkpoint, weights=other).digest != checkpoint.digest
+    assert dataclasses.replace(checkpoint, metadata={}).digest == checkpoint.digest
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("run.json", None, "no model that this project exported: run.json missing"),
+        ("model.safetensors", None, "model.safetensors missing"),
+        ("config.json", b"{", r"damaged \(JSONDecodeError"),
+        ("preprocessor_config.json", b"{}", "damaged .KeyError: 'preprocessing'"),
+        ("model.safetensors", b"\x00" * 20, "damaged .SafetensorError"),
+        ("config.json", b'{"channels": [4, 4]}', "weights do not fit"),
+    ],
+)
+def test_a_damaged_folder_is_refused_with_the_reason(folder, file, content, message):
+    (folder / file).unlink()
+    if content is not None:
+        (folder / file).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        Checkpoint.load(folder).build()
+
+
+def test_files_of_two_models_are_told_apart(checkpoint, folder):
+    other = {name: value + 1 for name, value in checkpoint.weights.items()}
+    mixed = dataclasses.replace(checkpoint, weights=other).folder_files([0.0] * 3, [1.0] * 3, {})
+    (folder / "model.safetensors").write_bytes(mixed["model.safetensors"])
+    with pytest.raises(InputError, match="not those that its run.json describes"):
+        Checkpoint.load(folder)
+
+
+@pytest.mark.parametrize("change", [{"format": "brain-mri-segmentation/9"}, {"model_name": "x"}])
+def test_a_folder_of_a_later_version_is_refused(folder, change):
+    run = json.loads((folder / "run.json").read_text()) | change
+    (folder / "run.json").write_text(json.dumps(run))
+    with pytest.raises(InputError, match="this version knows unet, segformer in format"):
+        Checkpoint.load(folder)

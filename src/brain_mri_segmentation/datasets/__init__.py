@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "checkpoint_dataset": ["CheckpointDataset"],
         "experiment_logger_dataset": ["ExperimentLoggerDataset"],
+        "exported_model_dataset": ["ExportedModelDataset"],
         "image_folder_dataset": ["ImageFolderDataset"],
         "optional_table_dataset": ["OptionalTableDataset"],
         "raw_slices_dataset": ["RawSlicesDataset"],

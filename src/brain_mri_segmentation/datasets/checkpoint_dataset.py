@@ -1,4 +1,4 @@
-"""A trained model in one file."""
+"""A trained model."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ class CheckpointDataset(AbstractDataset[Checkpoint, Checkpoint]):
     """Saves in one piece, and loads without running pickled code.
 
     Args:
-        filepath: The file, on a local disk.
+        filepath: The file, on a local disk; or an exported folder, to load from.
         model: Architecture that the file must hold; None takes any.
         metadata: Not used by Kedro; for Kedro-Viz.
     """
@@ -29,7 +29,7 @@ class CheckpointDataset(AbstractDataset[Checkpoint, Checkpoint]):
         """Return the checkpoint.
 
         Raises:
-            InputError: The file is missing, damaged, or holds another architecture.
+            InputError: The model is missing, damaged, or of another architecture.
         """
         checkpoint = Checkpoint.load(self._path)
         if self._model is not None and checkpoint.model_name != self._model:
@@ -48,4 +48,4 @@ class CheckpointDataset(AbstractDataset[Checkpoint, Checkpoint]):
         return {"filepath": str(self._path), "model": self._model}
 
     def _exists(self) -> bool:
-        return self._path.is_file()
+        return self._path.exists()

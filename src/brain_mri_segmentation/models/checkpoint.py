@@ -1,19 +1,29 @@
-"""One file that holds a trained model and everything that is needed to use it."""
+"""A trained model with everything that is needed to use it: one file, or a folder to publish."""
 
+import hashlib
+import json
 import os
 import pickle
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import safetensors.torch
 import torch
 
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.models.registry import rebuild_model
+from brain_mri_segmentation.models.registry import MODELS, rebuild_model
 
 FORMAT = "brain-mri-segmentation/1"
+
+# The files of a folder, named as the Hugging Face hub and transformers name them ...
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+PREPROCESSOR_FILE = "preprocessor_config.json"
+# ... and where the model comes from.
+RUN_FILE = "run.json"
 
 
 @dataclass(frozen=True)
@@ -45,11 +55,13 @@ class Checkpoint:
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
-        """Read a file that ``save`` wrote.
+        """Read a file that ``save`` wrote, or a folder with what ``folder_files`` gave.
 
         Raises:
-            InputError: There is no such file, or it is no checkpoint of this project.
+            InputError: There is neither, or it holds no model of this project.
         """
+        if path.is_dir():
+            return _read_folder(path)
         if not path.is_file():
             raise InputError(
                 f"There is no checkpoint at {path}. Train a model first "
@@ -78,11 +90,97 @@ class Checkpoint:
         """
         return rebuild_model(self.model_name, self.model_config, self.weights)
 
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits that tell weights apart, whatever holds them."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.weights.items()):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()[:16]
+
+    def folder_files(
+        self, image_mean: Sequence[float], image_std: Sequence[float], results: dict[str, object]
+    ) -> dict[str, bytes]:
+        """Lay the model out as a folder that transformers and the Hugging Face hub understand.
+
+        Args:
+            image_mean: Mean grey level of each channel, for transformers' image processor, which
+                cannot measure a volume.
+            image_std: Standard deviation of the grey levels of each channel.
+            results: What else ``run.json`` says, such as metrics.
+
+        Returns:
+            The contents of each file by its name.
+        """
+        config, weights = MODELS[self.model_name].to_hub(self.model_config, self.weights)
+        size = self.preprocessing["image_size"]
+        preprocessor = {
+            "image_processor_type": "SegformerImageProcessor",
+            "do_resize": True,
+            "size": {"height": size, "width": size},
+            "resample": 2,  # bilinear, as preprocessing.resize_image
+            "do_rescale": False,  # mean and deviation are in grey levels of uint8
+            "do_normalize": True,
+            "image_mean": list(image_mean),
+            "image_std": list(image_std),
+            "do_reduce_labels": False,
+            "preprocessing": self.preprocessing,
+        }
+        run = {
+            "format": FORMAT,
+            "model_name": self.model_name,
+            "digest": self.digest,
+            "metadata": self.metadata,
+        }
+        contiguous = {name: value.contiguous() for name, value in weights.items()}
+        return {
+            CONFIG_FILE: _to_json(config),
+            WEIGHTS_FILE: safetensors.torch.save(contiguous, metadata={"format": "pt"}),
+            PREPROCESSOR_FILE: _to_json(preprocessor),
+            RUN_FILE: _to_json(run | results),
+        }
+
     def describe(self) -> dict[str, object]:
         """Return everything but the weights."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         del values["weights"]
         return values
+
+
+def _to_json(values: dict[str, object]) -> bytes:
+    return (json.dumps(values, indent=2) + "\n").encode()
+
+
+def _read_folder(path: Path) -> Checkpoint:
+    names = (CONFIG_FILE, PREPROCESSOR_FILE, RUN_FILE, WEIGHTS_FILE)
+    if missing := [name for name in names if not (path / name).is_file()]:
+        raise InputError(
+            f"The folder {path} is no model that this project exported: {', '.join(missing)} "
+            "missing. Give the folder that the publishing pipeline wrote, or a best.ckpt."
+        )
+    try:
+        config, preprocessor, run = (json.loads((path / n).read_bytes()) for n in names[:3])
+        weights = safetensors.torch.load_file(path / WEIGHTS_FILE)
+        name, digest, metadata = (run[key] for key in ("model_name", "digest", "metadata"))
+        preprocessing = preprocessor["preprocessing"]
+    except (ValueError, KeyError, OSError, safetensors.SafetensorError) as error:
+        raise InputError(
+            f"A file in {path} is damaged ({type(error).__name__}: {error}). Copy the folder anew."
+        ) from error
+    if run.get("format") != FORMAT or name not in MODELS:
+        raise InputError(
+            f"{path} holds a model '{name}' in format '{run.get('format')}'; this version knows "
+            f"{', '.join(MODELS)} in format {FORMAT}. Install the version that exported it."
+        )
+    config, weights = MODELS[name].from_hub(config, weights)
+    checkpoint = Checkpoint(name, config, preprocessing, weights, metadata)
+    if checkpoint.digest != digest:
+        raise InputError(
+            f"The weights in {path} are not those that its {RUN_FILE} describes: files of several "
+            "models are mixed, or the copy is incomplete. Copy the folder anew."
+        )
+    return checkpoint
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -6,6 +6,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.models.hub import Config, Weights
 from brain_mri_segmentation.models.segformer import SegFormer
 from brain_mri_segmentation.models.unet import UNet
 
@@ -22,6 +23,14 @@ class SegmentationModel(Protocol):
     @classmethod
     def create(cls, options: BaseModel) -> Self:
         """Build a network to be trained."""
+
+    @classmethod
+    def to_hub(cls, config: Config, weights: Weights) -> tuple[Config, Weights]:
+        """Turn ``config`` and state dict into what an exported folder holds."""
+
+    @classmethod
+    def from_hub(cls, config: Config, weights: Weights) -> tuple[Config, Weights]:
+        """Turn what an exported folder holds into ``config`` and state dict."""
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         """Return logits (N, 2, H, W), background and tumour, of images (N, 3, H, W)."""

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.models.hub import Config, Weights, label_names
 
 if TYPE_CHECKING:
     from transformers import SegformerForSemanticSegmentation
@@ -21,7 +22,7 @@ _B2 = {
     "decoder_hidden_size": 768,
 }
 _HEAD = "decode_head.classifier."  # the layer that gives a score for each class
-_LABELS = {0: "background", 1: "tumour"}
+_PREFIX = "network."  # where the class below holds transformers' network, in a state dict
 
 
 class SegFormerOptions(BaseModel):
@@ -46,7 +47,7 @@ class SegFormer(nn.Module):
         super().__init__()
         transformers = _transformers()
         if config is None:
-            settings = transformers.SegformerConfig(**_B2, **_label_names())
+            settings = transformers.SegformerConfig(**_B2, **label_names())
         else:
             settings = transformers.SegformerConfig.from_dict(config)
         self._hold(transformers.SegformerForSemanticSegmentation(settings))
@@ -69,7 +70,7 @@ class SegFormer(nn.Module):
                 options.pretrained,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
-                **_label_names(),
+                **label_names(),
             )
         except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()
@@ -93,6 +94,18 @@ class SegFormer(nn.Module):
         model._hold(network)
         return model
 
+    @classmethod
+    def to_hub(cls, config: Config, weights: Weights) -> tuple[Config, Weights]:
+        """Return both as transformers saves them, without the place of the first weights."""
+        settings = config["config"] | {"architectures": ["SegformerForSemanticSegmentation"]}
+        settings.pop("_name_or_path", None)
+        return settings, {name.removeprefix(_PREFIX): w for name, w in weights.items()}
+
+    @classmethod
+    def from_hub(cls, config: Config, weights: Weights) -> tuple[Config, Weights]:
+        """Turn what transformers saves into ``config`` and state dict."""
+        return {"config": config}, {_PREFIX + name: w for name, w in weights.items()}
+
     def _hold(self, network: "SegformerForSemanticSegmentation") -> None:
         self.network = network
         self.config = {"config": network.config.to_dict()}
@@ -114,7 +127,3 @@ def _transformers() -> ModuleType:
             "Install it with pip install 'brain-mri-segmentation[segformer]'."
         ) from error
     return transformers
-
-
-def _label_names() -> dict[str, object]:
-    return {"id2label": _LABELS, "label2id": {name: i for i, name in _LABELS.items()}}

@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 from torch.nn import functional as F
 
+from brain_mri_segmentation.models.hub import HubModel
+
 
 class UNetOptions(BaseModel):
     """Options under ``models.unet``."""
@@ -17,7 +19,7 @@ class UNetOptions(BaseModel):
     """Width of each level, from full resolution down."""
 
 
-class UNet(nn.Module):
+class UNet(nn.Module, HubModel):
     """Encoder and decoder with skip connections; 32 -> 256 channels give 1.93 M parameters.
 
     Args:

@@ -1,0 +1,115 @@
+"""From a checkpoint to the files that others load with the tools they have."""
+
+import logging
+import warnings
+
+import numpy as np
+import onnxruntime
+import torch
+
+from brain_mri_segmentation.cohort import Slices, by_patient
+from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.models import Checkpoint
+from brain_mri_segmentation.parameters import PreprocessingParameters
+from brain_mri_segmentation.preprocessing import IntensityStatistics
+
+ONNX_FILE = "model.onnx"
+_SAME_LOGITS = 1e-4
+"""Largest difference of ONNX logits; two runtimes do not add in the same order."""
+
+
+def export(
+    checkpoint: Checkpoint, images: Slices, results: dict[str, object], onnx: bool = True
+) -> dict[str, bytes]:
+    """Turn a checkpoint into the files of a model on the Hugging Face hub.
+
+    Args:
+        checkpoint: The model.
+        images: Training slices by name ``<patient>_<number>``, from which the mean and deviation
+            for transformers' image processor are measured.
+        results: What ``run.json`` says besides, such as metrics.
+        onnx: Whether ``model.onnx`` is among the files.
+
+    Returns:
+        The contents of each file by its name.
+
+    Raises:
+        InputError: There are no slices, or the ONNX model does not give the checkpoint's logits.
+    """
+    mean, deviation = typical_intensities(images, _rules(checkpoint))
+    files = checkpoint.folder_files(mean, deviation, results)
+    if onnx:
+        files[ONNX_FILE] = to_onnx(checkpoint)
+    return files
+
+
+def typical_intensities(
+    images: Slices, rules: PreprocessingParameters
+) -> tuple[list[float], list[float]]:
+    """Average mean and standard deviation of each channel over volumes, in grey levels.
+
+    Models see every volume scaled by its own figures (see ``preprocessing``). These are the best
+    that a program can do that knows nothing of volumes.
+
+    Raises:
+        InputError: There are no slices.
+    """
+    if not images:
+        raise InputError("There are no training slices to measure the usual intensities of.")
+    volumes = [
+        IntensityStatistics.of(
+            (images[name]() for name in names), rules.lower_percentile, rules.upper_percentile
+        ).values
+        for names in by_patient(list(images)).values()
+    ]
+    _, _, mean, deviation = np.mean(volumes, axis=0, dtype=float).round(3).tolist()
+    return mean, deviation
+
+
+def to_onnx(checkpoint: Checkpoint) -> bytes:
+    """Return the network as ONNX, checked in onnxruntime against the checkpoint.
+
+    Its input ``image`` is (N, 3, S, S) float32, normalised, for any N; its output ``logits``
+    (N, 2, S, S).
+
+    Raises:
+        InputError: onnxruntime gives other logits.
+    """
+    network, size = checkpoint.build(), _rules(checkpoint).image_size
+    logging.getLogger("torch.onnx").setLevel(
+        logging.ERROR
+    )  # it misses torchvision, which we do not
+    with warnings.catch_warnings(action="ignore"):
+        program = torch.onnx.export(
+            network,
+            (torch.zeros(2, 3, size, size),),
+            input_names=["image"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
+    assert program is not None  # for mypy: only the former exporter, not used here, gives None
+    model = program.model_proto
+    for part in (*model.graph.node, *model.graph.value_info):
+        del part.metadata_props[:]  # the exporter leaves paths of this machine in them
+    onnx = model.SerializeToString(deterministic=True)
+    _check_onnx(onnx, network, size)
+    return onnx
+
+
+def _rules(checkpoint: Checkpoint) -> PreprocessingParameters:
+    return PreprocessingParameters.model_validate(checkpoint.preprocessing)
+
+
+@torch.inference_mode()
+def _check_onnx(onnx: bytes, network: torch.nn.Module, size: int) -> None:
+    random = torch.Generator().manual_seed(0)
+    session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
+    for count in (1, 3):
+        image = torch.randn(count, 3, size, size, generator=random)
+        (logits,) = session.run(["logits"], {"image": image.numpy()})
+        if (difference := float(np.abs(logits - network(image).numpy()).max())) > _SAME_LOGITS:
+            raise InputError(
+                f"onnxruntime's logits differ from the checkpoint's by {difference:.2g}, more than "
+                f"{_SAME_LOGITS:.0e}. Go on without ONNX: --params publishing.onnx=false"
+            )

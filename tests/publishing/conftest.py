@@ -1,0 +1,36 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from brain_mri_segmentation.models import Checkpoint, create_model
+
+
+@pytest.fixture
+def make_checkpoint(parameters, tiny_segformer):
+    """A function that gives a small checkpoint with random weights."""
+    options = {"unet": {"channels": [4, 8]}, "segformer": {"pretrained": str(tiny_segformer)}}
+
+    def make(name: str, image_size: int = 64) -> Checkpoint:
+        torch.manual_seed(0)
+        model = create_model(name, options[name])
+        preprocessing = parameters.preprocessing.model_dump() | {"image_size": image_size}
+        metadata = {"epoch": 3, "train_patients": ["P0"], "val_patients": ["P1"]}
+        return Checkpoint(name, model.config, preprocessing, model.state_dict(), metadata)
+
+    return make
+
+
+@pytest.fixture
+def run_elsewhere(tmp_path):
+    """A function that runs Python where this project cannot be imported."""
+
+    def run(code: str, *arguments: object) -> str:
+        hidden = "import sys; sys.modules['brain_mri_segmentation'] = None\n"
+        command = [sys.executable, "-c", hidden + code, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
