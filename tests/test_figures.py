@@ -37,6 +37,21 @@ def test_training_curves_say_the_finding_in_the_title():
     assert title == "Validation Dice is best at epoch 2: 0.700"
 
 
+def test_the_reliability_diagram_says_whether_the_model_is_too_sure():
+    table = {"pixels": [30, 10], "probability": [0.1, 0.9], "frequency": [0.2, 0.6]}
+    report = {
+        "temperature": 2.0,
+        "expected_calibration_error": {"before": 0.15, "after": 0.02},
+        "reliability": {"before": table, "after": table},
+    }
+    axes = figures.reliability_diagram(report).axes[0]
+    assert "too sure of itself" in axes.get_title()
+    assert "from 0.150 to 0.020" in axes.get_title()
+    assert axes.lines[1].get_ydata().tolist() == [0.2, 0.6]
+    report["temperature"] = 0.5
+    assert "not sure enough" in figures.reliability_diagram(report).axes[0].get_title()
+
+
 def test_patients_without_tumour_are_labelled_not_scored_zero_in_silence(tmp_path):
     patients = pd.DataFrame({"patient": ["A", "B"], "slices": [20, 22], "dice": [0.8, np.nan]})
     intervals = pd.DataFrame({"lower": [0.7, np.nan], "upper": [0.9, np.nan]}, index=["A", "B"])

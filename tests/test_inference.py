@@ -122,8 +122,9 @@ def test_an_uncertain_map_is_to_be_reviewed_and_a_certain_one_is_not(phantom_fol
     certain, uncertain = np.zeros((64, 64), np.float32), np.zeros((64, 64), np.float32)
     certain[20:40, 20:40] = 0.95
     uncertain[20:40, 20:40] = 0.6
-    assert _reason_to_review(image, certain) is None
-    assert "uncertain" in _reason_to_review(image, uncertain)
+    assert _reason_to_review(image, certain, 0.5) is None
+    assert "uncertain" in _reason_to_review(image, uncertain, 0.5)
+    assert _reason_to_review(image, uncertain, 1.0) is None
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,36 @@ def patient_dice(patient_scores: pd.DataFrame, intervals: pd.DataFrame, report: 
     return figure
 
 
+def reliability_diagram(calibration: Report) -> "Figure":
+    """Draw how often tumour is there against how probable the model says it is.
+
+    Args:
+        calibration: The report of ``calibration.calibrate``.
+    """
+    figure = _figure(5.5, 5.5)
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="taken at its word")
+    errors = calibration["expected_calibration_error"]
+    styles = {"before": (ORANGE, "s", "as trained"), "after": (BLUE, "o", "with temperature")}
+    for when, (colour, marker, text) in styles.items():
+        table = calibration["reliability"][when]
+        label = f"{text}: error {errors[when]:.3f}"
+        axes.plot(
+            table["probability"], table["frequency"], color=colour, marker=marker, label=label
+        )
+    axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axes.set(xlabel="Predicted tumour probability", ylabel="Share of pixels that are tumour")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, loc="upper left")
+    sure = "too sure of itself" if calibration["temperature"] > 1 else "not sure enough"
+    axes.set_title(
+        f"Near tumour, the model is {sure}:\na temperature of {calibration['temperature']:.2f} "
+        f"takes the calibration error from {errors['before']:.3f} to {errors['after']:.3f}",
+        fontsize=10,
+    )
+    return figure
+
+
 def choose_slices(slice_scores: pd.DataFrame, each: int = 2) -> dict[str, str]:
     """Choose the worst, the middle and the best slices with tumour by Dice.
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from brain_mri_segmentation.cohort import SliceReader, by_patient, patient_of
 from brain_mri_segmentation.errors import InputError
@@ -30,9 +31,9 @@ from brain_mri_segmentation.preprocessing import (
 )
 
 _LARGEST_VOLUME = 512  # slices that are held in memory together
-# A pixel whose tumour probability lies between these is uncertain.
-_UNCERTAIN = (0.2, 0.8)
-_MOST_UNCERTAIN = 0.5  # uncertain pixels, as a share of all that may be tumour
+UNCERTAIN = (0.2, 0.8)
+"""A pixel whose tumour probability lies between these is uncertain; above the lower, it may be
+tumour."""
 _FEWEST_UNCERTAIN_PIXELS = 50  # below this, a share means little
 # Of the 3,542 slices of the public cohort at hand, those with a brain in them lie within these.
 _DARKEST_DEVIATION = 2.0  # grey levels; below, there is nothing in the picture
@@ -215,6 +216,20 @@ def group_volumes(paths: Sequence[str]) -> dict[str, list[str]]:
     return groups
 
 
+def uncertain_share(uncertain: ArrayLike, possible: ArrayLike) -> np.ndarray:
+    """Return uncertain pixels as a share of all that may be tumour; 0 where they are few.
+
+    Args:
+        uncertain: Pixels whose probability lies within ``UNCERTAIN``, of each slice.
+        possible: Pixels whose probability lies above its lower end.
+    """
+    return np.where(
+        np.greater_equal(uncertain, _FEWEST_UNCERTAIN_PIXELS),
+        np.divide(uncertain, np.maximum(possible, 1)),
+        0.0,
+    )
+
+
 def check_unseen(checkpoint: Checkpoint, slice_names: Sequence[str], split: str) -> None:
     """Make sure that a model is not scored on patients that it has seen.
 
@@ -276,18 +291,21 @@ def _results(
                 tumour_pixels=int(tumour.sum()),
                 tumour_fraction=float(tumour.mean()),
                 confidence=float(chosen.mean()),
-                review=_reason_to_review(image, small),
+                review=_reason_to_review(image, small, segmenter.preprocessing.review_uncertainty),
             )
         )
     return results
 
 
-def _reason_to_review(image: np.ndarray, probability: np.ndarray) -> str | None:
+def _reason_to_review(
+    image: np.ndarray, probability: np.ndarray, most_uncertain: float
+) -> str | None:
     """Say why a person should look at a slice; None when nothing speaks for it.
 
     Args:
         image: (H, W, 3) uint8.
         probability: (S, S) float32, as the model gave it.
+        most_uncertain: Largest ``uncertain_share`` that needs no review.
     """
     grey = image.mean(axis=2)
     if grey.std() < _DARKEST_DEVIATION:
@@ -300,9 +318,8 @@ def _reason_to_review(image: np.ndarray, probability: np.ndarray) -> str | None:
     ).mean()
     if border > _BRIGHTEST_BORDER * centre:
         return "the picture does not look like a brain MRI slice: its border is not darker"
-    low, high = _UNCERTAIN
-    uncertain = np.count_nonzero((probability > low) & (probability < high))
-    possible = np.count_nonzero(probability > low)
-    if uncertain >= _FEWEST_UNCERTAIN_PIXELS and uncertain > _MOST_UNCERTAIN * possible:
+    low, high = UNCERTAIN
+    uncertain = ((probability > low) & (probability < high)).sum()
+    if uncertain_share(uncertain, (probability > low).sum()) > most_uncertain:
         return "the model is uncertain about most of what may be tumour"
     return None

@@ -80,6 +80,9 @@ class PreprocessingParameters(Parameters):
     temperature: float = Field(default=1, gt=0)
     """Logits are divided by this, so that probabilities can be taken at their word; training
     fits it on validation."""
+    review_uncertainty: Share = 0.5
+    """A slice goes to review when a larger share of what may be tumour is uncertain; training
+    fits it on validation."""
 
 
 class AugmentationParameters(Parameters):

@@ -100,6 +100,12 @@ def test_training_gives_a_checkpoint_that_knows_its_data(trained, processed):
     assert len(trained["training_history"]) == 2
 
 
+def test_the_trained_model_is_calibrated_on_validation(trained):
+    report, checkpoint = trained["calibration"], trained["checkpoint"]
+    assert checkpoint.preprocessing["temperature"] == report["temperature"]
+    assert "temperature of" in trained["reliability_diagram"].axes[0].get_title()
+
+
 def test_evaluation_scores_every_slice_of_the_partition_once(evaluated, processed):
     names = list(processed["test_images"])
     assert evaluated["slice_scores"]["slice"].tolist() == names

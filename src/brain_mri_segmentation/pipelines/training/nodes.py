@@ -1,5 +1,6 @@
 """From split folders to a checkpoint."""
 
+import logging
 from pathlib import Path
 
 import pandas as pd
@@ -7,10 +8,15 @@ from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
 
 from brain_mri_segmentation import figures
+from brain_mri_segmentation.calibration import calibrate
 from brain_mri_segmentation.cohort import Slices
+from brain_mri_segmentation.inference import best_device
+from brain_mri_segmentation.metrics import Report
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import PreprocessingParameters, TrainingParameters
 from brain_mri_segmentation.training import Partition, Recipe, fit_model
+
+logger = logging.getLogger(__name__)
 
 
 def train_model(
@@ -43,6 +49,30 @@ def train_model(
         training_workspace,
         experiment_logger,
     )
+
+
+def calibrate_model(
+    checkpoint: Checkpoint, val_images: Slices, val_masks: Slices, training: TrainingParameters
+) -> tuple[Checkpoint, Report]:
+    """Fit temperature and review threshold on validation; return the model that knows them."""
+    calibrated, report = calibrate(
+        checkpoint, val_images, val_masks, training.batch_size, best_device()
+    )
+    error, review = report["expected_calibration_error"], report["review"]
+    logger.info(
+        "Temperature %.2f: calibration error near tumour %.3f before, %.3f after; "
+        "%.0f %% of the slices to review",
+        report["temperature"],
+        error["before"],
+        error["after"],
+        100 * review["flagged"],
+    )
+    return calibrated, report
+
+
+def draw_reliability_diagram(calibration: Report) -> Figure:
+    """Draw how far the probabilities can be taken at their word."""
+    return figures.reliability_diagram(calibration)
 
 
 def draw_training_curves(training_history: pd.DataFrame) -> Figure:

@@ -1,6 +1,11 @@
 from kedro.pipeline import Node, Pipeline
 
-from brain_mri_segmentation.pipelines.training.nodes import draw_training_curves, train_model
+from brain_mri_segmentation.pipelines.training.nodes import (
+    calibrate_model,
+    draw_reliability_diagram,
+    draw_training_curves,
+    train_model,
+)
 
 _DATASETS = [
     "train_images",
@@ -15,15 +20,32 @@ _PARAMETERS = ["model", "models", "preprocessing", "training", "seed"]
 
 
 def create_pipeline(**kwargs: object) -> Pipeline:
-    """Split folders -> checkpoint, training history and its curves."""
+    """Split folders -> calibrated checkpoint, training history and their figures."""
     return Pipeline(
         [
             Node(
                 train_model,
                 inputs={name: name for name in _DATASETS}
                 | {name: f"params:{name}" for name in _PARAMETERS},
-                outputs=["checkpoint", "training_history"],
+                outputs=["uncalibrated_checkpoint", "training_history"],
                 name="train_model",
+            ),
+            Node(
+                calibrate_model,
+                inputs={
+                    "checkpoint": "uncalibrated_checkpoint",
+                    "val_images": "val_images",
+                    "val_masks": "val_masks",
+                    "training": "params:training",
+                },
+                outputs=["checkpoint", "calibration"],
+                name="calibrate_model",
+            ),
+            Node(
+                draw_reliability_diagram,
+                inputs="calibration",
+                outputs="reliability_diagram",
+                name="draw_reliability_diagram",
             ),
             Node(
                 draw_training_curves,

@@ -1,0 +1,212 @@
+"""How far a model's probabilities can be taken at their word, and which slices it should doubt.
+
+Measured on validation: a temperature for the logits (Guo et al. 2017), the expected calibration
+error before and after, and the share of uncertain pixels from which a slice goes to review.
+Nearly all pixels of a slice are certainly healthy and would hide every error, so calibration is
+measured near tumour, true or predicted.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage, optimize
+
+from brain_mri_segmentation.cohort import SliceReader
+from brain_mri_segmentation.inference import UNCERTAIN, Segmenter, segment_patients, uncertain_share
+from brain_mri_segmentation.metrics import Report, confusion_counts, dice
+from brain_mri_segmentation.models import Checkpoint
+
+NEIGHBOURHOOD = 10
+"""Pixels around tumour, true or predicted, in which calibration is measured."""
+BAD_DICE = 0.5
+"""A slice with a lower Dice is one that review should catch."""
+
+# Logits are counted in bins, so that any temperature can be tried without the maps in memory.
+_LOGITS = np.linspace(-12, 12, 961)
+_EDGES = (_LOGITS[1:] + _LOGITS[:-1]) / 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """What a model's maps say about a partition.
+
+    Attributes:
+        near_tumour: (2, 961) int64, pixels near tumour by truth (0 or 1) and logit.
+        slices: (slices, 961) int64, pixels of each slice by logit.
+        dice: (slices,) float64, NaN without tumour in mask and truth.
+    """
+
+    near_tumour: np.ndarray
+    slices: np.ndarray
+    dice: np.ndarray
+
+
+def calibrate(
+    checkpoint: Checkpoint,
+    images: Mapping[str, SliceReader],
+    masks: Mapping[str, SliceReader],
+    batch_size: int = 16,
+    device: str = "cpu",
+) -> tuple[Checkpoint, Report]:
+    """Fit temperature and review threshold on a partition that the model was not trained on.
+
+    Args:
+        checkpoint: The trained model.
+        images: Readers of (H, W, 3) uint8 by slice name.
+        masks: Readers of (H, W) uint8 by slice name.
+        batch_size: Slices in one forward pass.
+        device: Where the model runs, such as ``cpu`` or ``cuda``.
+
+    Returns:
+        The model with both values stored, and a report: ``temperature``; ``reliability``, tables
+        as of ``reliability``, and ``expected_calibration_error``, each ``before`` and ``after``;
+        and of ``review`` the threshold, precision, recall and share of flagged slices.
+    """
+    rules = checkpoint.preprocessing | {"temperature": 1}
+    raw = dataclasses.replace(checkpoint, preprocessing=rules)
+    segmenter = Segmenter(raw, device)
+    measured = measure(segmenter, images, masks, batch_size)
+    temperature = fit_temperature(measured.near_tumour)
+    review = fit_review(measured, temperature, segmenter.preprocessing.review_uncertainty)
+    tables = {
+        "before": reliability(measured.near_tumour, 1),
+        "after": reliability(measured.near_tumour, temperature),
+    }
+    report = {
+        "temperature": temperature,
+        "expected_calibration_error": {
+            when: expected_calibration_error(table) for when, table in tables.items()
+        },
+        "review": review,
+        "reliability": {when: table.to_dict("list") for when, table in tables.items()},
+    }
+    fitted = {"temperature": temperature, "review_uncertainty": review["threshold"]}
+    return dataclasses.replace(raw, preprocessing=rules | fitted), report
+
+
+def measure(
+    segmenter: Segmenter,
+    images: Mapping[str, SliceReader],
+    masks: Mapping[str, SliceReader],
+    batch_size: int,
+) -> Measurement:
+    """Count the pixels of all slices by logit, one patient in memory at a time."""
+    near = np.zeros((2, len(_LOGITS)), dtype=np.int64)
+    slices, scores = [], []
+    for name, result in segment_patients(segmenter, images, batch_size):
+        truth = masks[name]() > 0
+        place = np.searchsorted(_EDGES, _logit(result.probability))  # (H, W)
+        tumour = truth | (result.mask > 0)
+        if tumour.any():
+            around = ndimage.distance_transform_edt(~tumour) <= NEIGHBOURHOOD
+            for value in (0, 1):
+                chosen = place[around & (truth == value)]
+                near[value] += np.bincount(chosen, minlength=len(_LOGITS))
+        slices.append(np.bincount(place.ravel(), minlength=len(_LOGITS)))
+        scores.append(float(dice(confusion_counts(result.mask, truth))))
+    return Measurement(near, np.stack(slices), np.array(scores))
+
+
+def fit_temperature(near_tumour: np.ndarray) -> float:
+    """Return the temperature with the highest likelihood of the truth (Guo et al. 2017).
+
+    Args:
+        near_tumour: (2, 961), as of ``Measurement``.
+
+    Returns:
+        Between 0.1 and 10; above 1 where the model is too sure of itself.
+    """
+
+    def negative_log_likelihood(log_temperature: float) -> float:
+        logits = _LOGITS / np.exp(log_temperature)
+        # log(1 + exp(x)), of which x is the logit of the class that is not true
+        return float(
+            (near_tumour[0] * np.logaddexp(0, logits)).sum()
+            + (near_tumour[1] * np.logaddexp(0, -logits)).sum()
+        )
+
+    if not near_tumour.any():
+        return 1.0
+    bounds = (np.log(0.1), np.log(10))
+    best = optimize.minimize_scalar(negative_log_likelihood, bounds=bounds, method="bounded")
+    return float(np.exp(best.x))
+
+
+def reliability(near_tumour: np.ndarray, temperature: float, bins: int = 10) -> pd.DataFrame:
+    """Compare predicted probabilities with how often tumour was there.
+
+    Args:
+        near_tumour: (2, 961), as of ``Measurement``.
+        temperature: Divides the logits.
+        bins: Equal intervals of probability.
+
+    Returns:
+        One row an interval that holds pixels: ``pixels``, ``probability`` (their mean) and
+        ``frequency`` (share of them that are tumour).
+    """
+    probability = 1 / (1 + np.exp(-_LOGITS / temperature))
+    interval = np.minimum((probability * bins).astype(int), bins - 1)
+
+    def total(values: np.ndarray) -> np.ndarray:
+        return np.bincount(interval, weights=values, minlength=bins)
+
+    pixels = near_tumour.sum(axis=0)
+    counted = total(pixels)
+    held = counted > 0
+    return pd.DataFrame(
+        {
+            "pixels": counted[held].astype(int),
+            "probability": total(pixels * probability)[held] / counted[held],
+            "frequency": total(near_tumour[1])[held] / counted[held],
+        }
+    )
+
+
+def expected_calibration_error(table: pd.DataFrame) -> float:
+    """Return the mean over pixels of |probability - frequency| of their interval; 0..1."""
+    gaps = (table["probability"] - table["frequency"]).abs()
+    return float(np.average(gaps, weights=table["pixels"])) if len(table) else float("nan")
+
+
+def fit_review(measured: Measurement, temperature: float, otherwise: float) -> Report:
+    """Choose the share of uncertain pixels that best tells bad slices from the others.
+
+    Args:
+        measured: Pixels of each slice by logit, and its Dice.
+        temperature: Divides the logits.
+        otherwise: The threshold where nothing can be learnt, since no slice is bad or uncertain.
+
+    Returns:
+        ``threshold`` with the highest F1 for slices whose Dice is below 0.5, its ``precision`` and
+        ``recall`` (None where nothing was learnt), the share of ``flagged`` slices, and how many
+        were ``bad``.
+    """
+    low, high = (np.log(p / (1 - p)) * temperature for p in UNCERTAIN)
+    uncertain = measured.slices[:, (low < _LOGITS) & (high > _LOGITS)].sum(axis=1)
+    possible = measured.slices[:, low < _LOGITS].sum(axis=1)
+    share = uncertain_share(uncertain, possible)
+    bad = measured.dice < BAD_DICE  # NaN, nothing there and nothing found, is not bad
+    found = np.unique(share)
+    if not bad.any() or len(found) < 2:
+        flagged = float((share > otherwise).mean())
+        scores = {"precision": None, "recall": None, "flagged": flagged, "bad": int(bad.sum())}
+        return {"threshold": otherwise} | scores
+    # A flag is raised above the threshold, so the candidates lie between neighbouring shares.
+    candidates = (found[1:] + found[:-1]) / 2
+    flags = share > candidates[:, None]  # (candidates, slices)
+    caught = (flags & bad).sum(axis=1)
+    best = int(np.argmax(2 * caught / (flags.sum(axis=1) + bad.sum())))
+    return {
+        "threshold": float(candidates[best]),
+        "precision": float(caught[best] / max(1, flags[best].sum())),
+        "recall": float(caught[best] / bad.sum()),
+        "flagged": float(flags[best].mean()),
+        "bad": int(bad.sum()),
+    }
+
+
+def _logit(probability: np.ndarray) -> np.ndarray:
+    clipped = np.clip(probability.astype(np.float64), 1e-7, 1 - 1e-7)
+    return np.log(clipped / (1 - clipped))
