@@ -213,3 +213,16 @@ def test_fingerprint_changes_with_pixels_and_with_the_split_alone():
     other_split = cohort.fingerprint_split(table, manifest(("A", "val"), ("B", "train")))
     assert other_split["split"] != first["split"]
     assert other_split["data"] == first["data"]
+
+
+@pytest.mark.parametrize(
+    ("patient", "site"),
+    [
+        ("TCGA_CS_4941_19960909", "CS"),
+        ("PHANTOM_HT_0001", "HT"),
+        ("007", "other"),
+        ("A_B", "other"),
+    ],
+)
+def test_the_site_stands_in_the_patients_name(patient, site):
+    assert cohort.site_of(patient) == site

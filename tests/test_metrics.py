@@ -81,6 +81,33 @@ def test_summary_of_two_patients():
     assert summary["undefined_patients"] == 0
 
 
+def test_small_tumours_are_those_under_200_pixels_of_truth():
+    scores = table(
+        ("A", "A_1", 150, 50, 49, 0),  # 199 pixels: 300 / 399
+        ("A", "A_2", 150, 0, 50, 0),  # 200 pixels
+        ("B", "B_1", 0, 20, 0, 0),  # no tumour
+        ("B", "B_2", 0, 0, 5, 0),  # missed: 0
+    )
+    summary = metrics.summarise(scores)
+    assert summary["dice_small_tumours"] == pytest.approx((300 / 399 + 0) / 2)
+    assert np.isnan(metrics.summarise(scores[1:3])["dice_small_tumours"])
+
+
+def test_sites_are_summarised_each_over_its_own_patients():
+    scores = table(
+        ("TCGA_CS_1", "a", 8, 2, 2, 88),
+        ("TCGA_CS_2", "b", 5, 5, 5, 85),
+        ("TCGA_HT_1", "c", 1, 0, 0, 99),
+        ("volunteer", "d", 0, 3, 0, 97),
+    )
+    sites = metrics.score_sites(scores).set_index("site")
+    assert list(sites.index) == ["CS", "HT", "other"]
+    assert sites.loc["CS", ["patients", "slices"]].tolist() == [2, 2]
+    assert sites.loc["CS", "dice"] == pytest.approx((0.8 + 0.5) / 2)
+    assert sites.loc["HT", "dice"] == 1
+    assert sites.loc["other", "empty_slice_fp_rate"] == 1
+
+
 def test_undefined_patients_are_counted_and_left_out_of_the_mean():
     scores = table(("A", "A_1", 4, 0, 0, 5), ("B", "B_1", 0, 0, 0, 9))
     summary = metrics.summarise(scores)
@@ -127,4 +154,4 @@ def test_summary_as_text_names_model_split_and_interval():
     report["intervals_95"] = metrics.bootstrap_intervals(SCORES, samples=100, seed=0)
     text = metrics.format_summary(report)
     assert "unet on val: 2 patients, 4 slices" in text
-    assert "Dice, mean over patients          0.808  (95 % interval 0.615 to 1.000)" in text
+    assert "Dice, mean over patients           0.808  (95 % interval 0.615 to 1.000)" in text

@@ -294,6 +294,12 @@ def patient_of(slice_name: str) -> str:
     return slice_name.rpartition("_")[0]
 
 
+def site_of(patient: str) -> str:
+    """Return the site that scanned a patient: ``CS`` of TCGA_CS_4941_19960909, else ``other``."""
+    match = re.match(r"[A-Z]+_([A-Z]{2})_", patient)
+    return match[1] if match else "other"
+
+
 def by_patient(slice_names: list[str]) -> dict[str, list[str]]:
     """Group slice names by patient, slices in the order of their numbers."""
 

@@ -105,6 +105,26 @@ def reliability_diagram(calibration: Report) -> "Figure":
     return figure
 
 
+def robustness(table: pd.DataFrame) -> "Figure":
+    """Draw mean Dice under each condition, in the order in which they were tried.
+
+    Args:
+        table: Columns condition, dice, lost, as of ``robustness.score_conditions``.
+    """
+    figure = _figure(8, 1.2 + 0.32 * len(table))
+    axes = figure.subplots()
+    place = np.arange(len(table))[::-1]
+    axes.barh(place, table["dice"].fillna(0), color=BLUE)
+    for at, dice, lost in zip(place, table["dice"], table["lost"], strict=True):
+        axes.text(0.01, at, f"{dice:.3f} ({-lost:+.3f})", va="center", color="white", fontsize=8)
+    axes.axvline(table["dice"].iloc[0], color=ORANGE, linewidth=2)
+    axes.set_yticks(place, table["condition"], fontsize=9)
+    axes.set(xlim=(0, 1), xlabel="Dice, mean over patients")
+    worst = table.loc[table["lost"].idxmax()]
+    axes.set_title(f"Most is lost under: {worst['condition']} ({-worst['lost']:+.3f} mean Dice)")
+    return figure
+
+
 def choose_slices(slice_scores: pd.DataFrame, each: int = 2) -> dict[str, str]:
     """Choose the worst, the middle and the best slices with tumour by Dice.
 

@@ -10,10 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from brain_mri_segmentation.cohort import site_of
+
 Report = Mapping[str, Any]
 """What ``metrics.json`` holds: the summary, ``model``, ``split``, ``intervals_95`` and so on."""
 
 COUNTS = ["true_positive", "false_positive", "false_negative", "true_negative"]
+
+SMALL_TUMOUR = 200
+"""A tumour of fewer pixels in a slice is a small one."""
 
 
 def confusion_counts(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -88,13 +93,27 @@ def summarise(slice_scores: pd.DataFrame) -> dict[str, float]:
     Returns:
         For ``dice`` and likewise ``iou``: ``dice``, the mean over patients; ``dice_median`` over
         patients; ``dice_pooled``, of all pixels together; ``dice_tumour_slices``, the mean over
-        slices that hold tumour. Besides, ``pixel_accuracy`` of all pixels and
+        slices that hold tumour. Besides, ``dice_small_tumours``, the mean over slices that hold
+        fewer than ``SMALL_TUMOUR`` pixels of it; ``pixel_accuracy`` of all pixels; and
         ``empty_slice_fp_rate``, the share of tumour-free slices with any predicted pixel.
         Undefined ratios (NaN) are left out of a mean; ``undefined_patients`` counts them. A
         figure with nothing to average is NaN.
     """
     table = _PatientTable(slice_scores)
     return table.summary(np.arange(table.patients))
+
+
+def score_sites(slice_scores: pd.DataFrame) -> pd.DataFrame:
+    """Summarise the patients of each site that scanned them.
+
+    Returns:
+        One row a site: ``site``, ``patients``, ``slices`` and the figures of ``summarise``.
+    """
+    rows = []
+    for site, group in slice_scores.groupby(slice_scores["patient"].map(site_of), sort=True):
+        counted = {"patients": group["patient"].nunique(), "slices": len(group)}
+        rows.append({"site": site} | counted | summarise(group))
+    return pd.DataFrame(rows)
 
 
 def bootstrap_intervals(
@@ -144,16 +163,17 @@ def format_summary(report: Report) -> str:
         ("dice_median", "Dice, median over patients"),
         ("dice_pooled", "Dice, all pixels together"),
         ("dice_tumour_slices", "Dice, mean over tumour slices"),
+        ("dice_small_tumours", f"Dice, mean over tumours < {SMALL_TUMOUR} px"),
         ("iou", "IoU, mean over patients"),
         ("empty_slice_fp_rate", "Empty slices with a false alarm"),
         ("pixel_accuracy", "Pixel accuracy"),
     ):
         value, ends = report[name], report["intervals_95"][name]
         if value is None:
-            lines.append(f"  {text:<33} undefined")
+            lines.append(f"  {text:<34} undefined")
         else:
             spread = "" if None in ends else f"  (95 % interval {ends[0]:.3f} to {ends[1]:.3f})"
-            lines.append(f"  {text:<33} {value:.3f}{spread}")
+            lines.append(f"  {text:<34} {value:.3f}{spread}")
     return "\n".join(lines)
 
 
@@ -182,6 +202,9 @@ class _PatientTable:
         self._tumour_slices = total(holds_tumour.astype(float))
         self._empty_slices = total((~holds_tumour).astype(float))
         self._false_alarms = total(false_alarm.astype(float))
+        small = holds_tumour & (counts[:, 0] + counts[:, 2] < SMALL_TUMOUR)
+        self._small_tumours = total(small.astype(float))
+        self._small_tumour_dice = total(np.where(small, dice(counts), 0.0))
         # A tumour slice always has a denominator; others do not enter this sum.
         self._slice_score = {
             metric: total(np.where(holds_tumour, score(counts), 0.0))
@@ -204,6 +227,9 @@ class _PatientTable:
                 _ratio(self._slice_score[metric][chosen].sum(), self._tumour_slices[chosen].sum())
             )
             figures["undefined_patients"] = float(len(of_patients) - len(defined))
+        figures["dice_small_tumours"] = float(
+            _ratio(self._small_tumour_dice[chosen].sum(), self._small_tumours[chosen].sum())
+        )
         figures["pixel_accuracy"] = float(pixel_accuracy(pooled))
         figures["empty_slice_fp_rate"] = float(
             _ratio(self._false_alarms[chosen].sum(), self._empty_slices[chosen].sum())

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from brain_mri_segmentation.datasets import RawSlicesDataset
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.parameters import check_parameters
-from brain_mri_segmentation.pipelines import data_processing, evaluation, training
+from brain_mri_segmentation.pipelines import data_processing, evaluation, robustness, training
 from brain_mri_segmentation.pipelines.evaluation.nodes import select_split
 
 pytestmark = pytest.mark.slow
@@ -104,6 +104,12 @@ def test_the_trained_model_is_calibrated_on_validation(trained):
     report, checkpoint = trained["calibration"], trained["checkpoint"]
     assert checkpoint.preprocessing["temperature"] == report["temperature"]
     assert "temperature of" in trained["reliability_diagram"].axes[0].get_title()
+
+
+def test_robustness_is_scored_on_the_partition(processed, trained, small_parameters):
+    made = run(robustness.create_pipeline(), small_parameters, **processed, **trained)
+    assert made["robustness"]["condition"].iloc[0] == "as it is"
+    assert made["robustness"]["lost"].iloc[0] == 0
 
 
 def test_evaluation_scores_every_slice_of_the_partition_once(evaluated, processed):

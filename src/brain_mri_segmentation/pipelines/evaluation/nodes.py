@@ -43,8 +43,10 @@ def segment_split(
     return {name: result.mask for name, result in results}
 
 
-def score_predictions(predictions: Slices, masks: Slices) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Score each slice, and each patient on the sum of its slices."""
+def score_predictions(
+    predictions: Slices, masks: Slices
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Score each slice, each patient on the sum of its slices, and each site."""
     counts = {
         name: metrics.confusion_counts(read(), masks[name]()) for name, read in predictions.items()
     }
@@ -52,7 +54,7 @@ def score_predictions(predictions: Slices, masks: Slices) -> tuple[pd.DataFrame,
     table = table.rename_axis("slice").reset_index()
     table.insert(0, "patient", table["slice"].map(patient_of))
     slice_scores = metrics.score_slices(table)
-    return slice_scores, metrics.score_patients(slice_scores)
+    return slice_scores, metrics.score_patients(slice_scores), metrics.score_sites(slice_scores)
 
 
 def summarise_scores(

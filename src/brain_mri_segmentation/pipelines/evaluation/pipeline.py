@@ -37,7 +37,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             Node(
                 score_predictions,
                 inputs=["predictions", "evaluation_masks"],
-                outputs=["slice_scores", "patient_scores"],
+                outputs=["slice_scores", "patient_scores", "site_scores"],
                 name="score_predictions",
             ),
             Node(

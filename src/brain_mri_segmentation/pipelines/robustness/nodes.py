@@ -1,0 +1,33 @@
+"""From a checkpoint and one partition to scores under worse conditions."""
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from brain_mri_segmentation import figures
+from brain_mri_segmentation.cohort import Slices
+from brain_mri_segmentation.inference import Segmenter, best_device, check_unseen
+from brain_mri_segmentation.models import Checkpoint
+from brain_mri_segmentation.parameters import EvaluationParameters
+from brain_mri_segmentation.robustness import score_conditions
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def score_robustness(
+    checkpoint: Checkpoint,
+    images: Slices,
+    masks: Slices,
+    parameters: EvaluationParameters,
+    seed: int,
+) -> pd.DataFrame:
+    """Score the model under noise, blur and other conditions."""
+    check_unseen(checkpoint, list(images), parameters.split)
+    segmenter = Segmenter(checkpoint, best_device())
+    return score_conditions(segmenter, images, masks, parameters.batch_size, seed)
+
+
+def draw_robustness(robustness: pd.DataFrame) -> "Figure":
+    """Draw mean Dice under each condition."""
+    return figures.robustness(robustness)
