@@ -10,7 +10,11 @@ from brain_mri_segmentation.models import Checkpoint, create_model
 @pytest.fixture
 def make_checkpoint(parameters, tiny_segformer):
     """A function that gives a small checkpoint with random weights."""
-    options = {"unet": {"channels": [4, 8]}, "segformer": {"pretrained": str(tiny_segformer)}}
+    options = {
+        "unet": {"channels": [4, 8]},
+        "unet_large": {"channels": 4, "blocks": [1, 1], "deep_supervision": 0},
+        "segformer": {"pretrained": str(tiny_segformer)},
+    }
 
     def make(name: str, image_size: int = 64) -> Checkpoint:
         torch.manual_seed(0)

@@ -36,7 +36,7 @@ def logits(network, image):
         return network(image)
 
 
-@pytest.mark.parametrize("name", ["unet", "segformer"])
+@pytest.mark.parametrize("name", ["unet", "unet_large", "segformer"])
 def test_a_folder_is_loaded_from_its_path_alone_with_the_same_result(write_export, name):
     checkpoint, folder = write_export(name)
     segmenter = load_model(folder)
@@ -96,7 +96,7 @@ def test_the_hub_mixin_loads_the_unet(write_export):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["unet", "segformer"])
+@pytest.mark.parametrize("name", ["unet", "unet_large", "segformer"])
 def test_onnx_gives_the_same_logits_for_any_batch(make_checkpoint, name):
     checkpoint = make_checkpoint(name)
     onnx = to_onnx(checkpoint)

@@ -178,6 +178,16 @@ def test_a_pretrained_segformer_goes_from_training_to_masks(
     assert masks.keys() == partitions[1].images.keys()
 
 
+def test_deep_supervision_trains_and_validates(parameters, partitions, tmp_path):
+    settings = dataclasses.replace(
+        recipe(parameters, epochs=2),
+        model_name="unet_large",
+        model_options={"channels": 4, "blocks": [1, 1, 1, 1], "deep_supervision": 2},
+    )
+    _, history = fit_model(settings, *partitions, tmp_path)
+    assert history["train/loss"].iloc[1] < history["train/loss"].iloc[0]
+
+
 def test_slices_of_another_size_than_the_model_stores_are_refused(parameters, partitions, tmp_path):
     settings = dataclasses.replace(
         recipe(parameters),

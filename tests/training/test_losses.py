@@ -39,3 +39,13 @@ def test_half_precision_logits_are_summed_in_full():
     logits = torch.zeros(16, 2, 256, 256, dtype=torch.bfloat16)
     target = torch.ones(16, 256, 256, dtype=torch.int64)
     assert DiceCrossEntropyLoss(1.0)(logits, target).item() == pytest.approx(1 / 3, abs=1e-4)
+
+
+def test_each_deeper_output_weighs_half_of_the_one_before():
+    loss = DiceCrossEntropyLoss(0.5)
+    target = torch.zeros(2, 8, 8, dtype=torch.int64)
+    target[:, 2:5, 2:5] = 1
+    outputs = torch.randn(2, 3, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    first, second, third = (loss(outputs[:, n], target) for n in range(3))
+    expected = (first + second / 2 + third / 4) / 1.75
+    torch.testing.assert_close(loss(outputs, target), expected)

@@ -9,6 +9,7 @@ from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.models.hub import Config, Weights
 from brain_mri_segmentation.models.segformer import SegFormer
 from brain_mri_segmentation.models.unet import UNet
+from brain_mri_segmentation.models.unet_large import UNetLarge
 
 
 class SegmentationModel(Protocol):
@@ -33,11 +34,16 @@ class SegmentationModel(Protocol):
         """Turn what an exported folder holds into ``config`` and state dict."""
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        """Return logits (N, 2, H, W), background and tumour, of images (N, 3, H, W)."""
+        """Return logits (N, 2, H, W), background and tumour, of images (N, 3, H, W).
+
+        In training, an architecture may give (N, K, 2, H, W): K outputs that learn, the first of
+        them the one that counts afterwards.
+        """
 
 
 MODELS: dict[str, type[Any]] = {
     "unet": UNet,
+    "unet_large": UNetLarge,
     "segformer": SegFormer,
 }
 

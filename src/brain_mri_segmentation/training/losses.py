@@ -21,7 +21,24 @@ class DiceCrossEntropyLoss(nn.Module):
         self.dice_weight = dice_weight
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Return the loss, a scalar, of logits (N, 2, H, W) against classes (N, H, W) int64."""
+        """Return the loss of logits against classes (N, H, W) int64.
+
+        Args:
+            logits: (N, 2, H, W), or (N, K, 2, H, W) of K outputs, of which each weighs half as
+                much as the one before it (deep supervision; Isensee et al. 2021).
+            target: (N, H, W) int64, 0 or 1.
+
+        Returns:
+            A scalar.
+        """
+        if logits.dim() == 4:
+            return self._of_output(logits, target)
+        weights = [0.5**output for output in range(logits.shape[1])]
+        losses = [self._of_output(output, target) for output in logits.unbind(dim=1)]
+        weighted = [weight * loss for weight, loss in zip(weights, losses, strict=True)]
+        return torch.stack(weighted).sum() / sum(weights)
+
+    def _of_output(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         logits = logits.float()  # sums over a batch overflow half precision
         probability, truth = logits.softmax(dim=1)[:, 1], target.float()
         overlap = (probability * truth).sum()
