@@ -48,14 +48,17 @@ class Project:
         (folder / "conf/local/parameters.yml").write_text(yaml.safe_dump(SMALL))
         write_cohort(folder / "data/01_raw", patients=5, slices=6, size=64, seed=1)
 
-    def run(self, pipeline: str = "__default__", env: str = "local", **parameters: object) -> None:
+    def run(
+        self, pipelines: str | list[str] = "__default__", env: str = "local", **parameters: object
+    ) -> None:
         bootstrap_project(self.folder)
         with (
             contextlib.chdir(self.folder),  # as on the command line: MLflow's paths are relative
             KedroSession.create(self.folder, env=env, runtime_params=parameters) as session,
         ):
             try:
-                session.run(pipeline_names=[pipeline])
+                names = [pipelines] if isinstance(pipelines, str) else pipelines
+                session.run(pipeline_names=names)
             finally:  # kedro-mlflow leaves it to the end of the process
                 while mlflow.active_run() is not None:
                     mlflow.end_run()
@@ -195,7 +198,8 @@ def test_any_folder_is_segmented_and_a_broken_file_is_listed_at_the_end(project,
     shutil.copytree(volume, tmp_path / "in/PHANTOM_CS_0000")
     Image.fromarray(tifffile.imread(volume / "PHANTOM_CS_0000_3.tif")).save(tmp_path / "in/a.png")
     (tmp_path / "in/broken.tif").write_bytes(b"II*\0 and no more")
-    message = project.refusal("inference", input=str(tmp_path / "in"))
+    model = str(project.data("06_models/unet/best.ckpt"))
+    message = project.refusal("inference", input=str(tmp_path / "in"), serving_model=model)
     assert "1 file(s) could not be segmented" in message
     assert "broken: " in message
 
@@ -208,7 +212,7 @@ def test_any_folder_is_segmented_and_a_broken_file_is_listed_at_the_end(project,
 
     output = project.data("07_model_output/inference")
     slices = [tifffile.imread(volume / f"PHANTOM_CS_0000_{n}.tif") for n in range(1, 7)]
-    expected = segment_volume(load_model(project.data("06_models/unet/best.ckpt")), slices)
+    expected = segment_volume(load_model(model), slices)
     for n, result in enumerate(expected, start=1):
         path = f"PHANTOM_CS_0000/PHANTOM_CS_0000_{n}.png"
         assert np.array_equal(np.asarray(Image.open(output / "masks" / path)), result.mask)
@@ -216,7 +220,25 @@ def test_any_folder_is_segmented_and_a_broken_file_is_listed_at_the_end(project,
 
 
 def test_inference_without_a_folder_says_how_to_name_one(project):
-    assert "--params input=FOLDER" in project.refusal("inference")
+    model = str(project.data("06_models/unet/best.ckpt"))
+    assert "--params input=FOLDER" in project.refusal("inference", serving_model=model)
+
+
+def test_a_finished_model_is_scored_on_another_cohort(project, tmp_path):
+    write_cohort(tmp_path, patients=7, slices=6, size=64, seed=2)
+    model = str(project.data("06_models/unet/best.ckpt"))
+    parameters = {"raw_path": str(tmp_path), "serving_model": model}
+    pipelines = ["data_processing", "evaluation"]
+    seen = "selected on 4 of the patients to be scored"
+    assert seen in project.refusal(pipelines, "score", **parameters)
+
+    for folder in project.data("01_raw/kaggle_3m").iterdir():
+        if folder.is_dir():
+            shutil.rmtree(tmp_path / "kaggle_3m" / folder.name)
+    project.run(pipelines, "score", **parameters)
+    metrics = json.loads(project.data("scored/08_reporting/unet/metrics.json").read_text())
+    assert (metrics["split"], metrics["patients"], metrics["slices"]) == ("test", 2, 12)
+    assert project.data("05_model_input/train/images").is_dir()  # the other cohort is untouched
 
 
 def test_a_model_of_another_architecture_is_refused(project):
@@ -303,6 +325,6 @@ def test_an_unknown_pipeline_is_refused_with_the_known_ones(project):
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert (
-        "pipelines.trainin' module.). There are: data_processing, evaluation, inference, training"
-        in (done.stderr)
+        "pipelines.trainin' module.). There are: data_processing, evaluation, inference, "
+        "robustness, training" in done.stderr
     )

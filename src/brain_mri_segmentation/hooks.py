@@ -13,7 +13,7 @@ from brain_mri_segmentation.parameters import check_parameters, flatten
 from brain_mri_segmentation.provenance import git_commit
 
 # What catalog.yml reads, too: there it comes from globals.yml or the command line alone.
-_SHARED_WITH_CATALOG = ("model", "raw_path", "split_manifest", "input")
+_SHARED_WITH_CATALOG = ("model", "raw_path", "split_manifest", "input", "serving_model")
 _FINGERPRINT = "data_fingerprint"
 
 

@@ -59,6 +59,9 @@ class SplitParameters(Parameters):
 
     seed: int = Field(ge=0)
     """Seed of the shuffle; 42 gives the split that published results refer to."""
+    everyone: Literal["train", "val", "test"] | None
+    """The one partition of all patients, such as test when a finished model is scored on a new
+    cohort; ``null`` splits them."""
     fraction: float = Field(gt=0, lt=0.5)
     """Share of the patients in val, and as many in test."""
 
@@ -200,6 +203,9 @@ class ProjectParameters(Parameters):
     """CSV with the columns patient and split, which replaces the seeded split."""
     input: str | None = None
     """Folder of slices for the inference pipeline."""
+    serving_model: str | None = None
+    """Checkpoint or exported folder that is served, that segments folders and that ``--env score``
+    scores, when it is not the shipped one."""
     cohort: CohortParameters
     split: SplitParameters
     preprocessing: PreprocessingParameters

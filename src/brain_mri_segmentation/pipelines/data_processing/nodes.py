@@ -30,7 +30,10 @@ def split_patients(
 ) -> pd.DataFrame:
     """Assign each patient to train, val or test, by the manifest if there is one."""
     patients = sorted(cohort["patient"].unique())
-    if split_manifest is None:
+    split: dict[str, str]
+    if parameters.everyone is not None:
+        split = {patient: parameters.everyone for patient in patients}
+    elif split_manifest is None:
         split = cohorts.split_by_seed(patients, parameters.seed, parameters.fraction)
     else:
         split = cohorts.split_by_manifest(patients, split_manifest)

@@ -29,10 +29,10 @@ Pictures = dict[str, Image.Image]
 
 
 def segment_folder(
-    input_slices: Slices, checkpoint: Checkpoint
+    input_slices: Slices, serving_model: Checkpoint
 ) -> Iterator[tuple[Pictures, Pictures, dict[str, pd.DataFrame]]]:
     """Segment one volume at a time; a file that cannot be read is listed and left out."""
-    segmenter = Segmenter(checkpoint, best_device())
+    segmenter = Segmenter(serving_model, best_device())
     volumes = group_volumes(list(input_slices))
     for volume, paths in tqdm(volumes.items(), "Volumes", disable=not sys.stderr.isatty()):
         images, rows = {}, []

@@ -13,7 +13,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
         [
             Node(
                 segment_folder,
-                inputs=["input_slices", "checkpoint"],
+                inputs=["input_slices", "serving_model"],
                 outputs=["inference_masks", "inference_overlays", "inference_rows"],
                 name="segment_folder",
             ),
