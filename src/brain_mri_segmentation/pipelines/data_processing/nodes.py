@@ -30,9 +30,9 @@ def split_patients(
 ) -> pd.DataFrame:
     """Assign each patient to train, val or test, by the manifest if there is one."""
     patients = sorted(cohort["patient"].unique())
-    split: dict[str, str]
-    if parameters.everyone is not None:
-        split = {patient: parameters.everyone for patient in patients}
+    everyone: str | None = parameters.everyone
+    if everyone is not None:
+        split = dict.fromkeys(patients, everyone)
     elif split_manifest is None:
         split = cohorts.split_by_seed(patients, parameters.seed, parameters.fraction)
     else:
