@@ -60,6 +60,11 @@ def test_the_calibration_error_is_the_mean_gap_over_pixels():
     assert expected_calibration_error(table) == pytest.approx((300 * 0.1 + 100 * 0.4) / 400)
 
 
+def measurement(slices, *dice):
+    near = np.zeros((2, len(LOGITS)), dtype=np.int64)
+    return Measurement(near, slices, np.array(dice), pd.DataFrame())
+
+
 def slices(*uncertain):
     """Slices with 400 certain tumour pixels and so many uncertain ones."""
     return np.stack([counts({8: 400, 0.1: n}) for n in uncertain])
@@ -67,9 +72,7 @@ def slices(*uncertain):
 
 def test_review_finds_the_share_that_tells_bad_slices_from_good_ones():
     # Shares 0.2, 0.33, 0.5, 0.6; 40 uncertain pixels are too few to say anything.
-    measured = Measurement(
-        np.zeros((2, 961)), slices(100, 200, 400, 600, 40), np.array([0.9, 0.8, 0.3, 0.1, np.nan])
-    )
+    measured = measurement(slices(100, 200, 400, 600, 40), 0.9, 0.8, 0.3, 0.1, np.nan)
     review = fit_review(measured, temperature=1, otherwise=0.5)
     assert review["threshold"] == pytest.approx((1 / 3 + 0.5) / 2)
     assert review["precision"] == review["recall"] == 1
@@ -78,14 +81,14 @@ def test_review_finds_the_share_that_tells_bad_slices_from_good_ones():
 
 
 def test_a_bad_slice_that_the_model_is_sure_of_is_not_caught_and_said_so():
-    measured = Measurement(np.zeros((2, 961)), slices(100, 0, 400), np.array([0.9, 0.0, 0.3]))
+    measured = measurement(slices(100, 0, 400), 0.9, 0.0, 0.3)
     review = fit_review(measured, temperature=1, otherwise=0.5)
     assert review["precision"] == 1
     assert review["recall"] == 0.5
 
 
 def test_without_a_bad_slice_the_threshold_stays():
-    measured = Measurement(np.zeros((2, 961)), slices(100, 800), np.array([0.9, np.nan]))
+    measured = measurement(slices(100, 800), 0.9, np.nan)
     review = fit_review(measured, temperature=1, otherwise=0.5)
     assert review == {
         "threshold": 0.5, "precision": None, "recall": None, "flagged": 0.5, "bad": 0
@@ -121,6 +124,35 @@ def test_pixels_near_tumour_are_counted_by_truth_and_logit(checkpoint):
     assert np.array_equal(measured.near_tumour[0], counts({-3: 316}))
     assert np.array_equal(measured.slices, counts({-3: 32 * 32})[None])
     assert measured.dice.tolist() == [0]
+
+
+class HalfSure(torch.nn.Module):
+    """Gives bright pixels a probability of 0.62, a logit of 0.5, and the others 0.02."""
+
+    def forward(self, images):
+        logit = torch.where(images[:, 1] > 0, 0.5, -4.0)
+        return torch.stack([torch.zeros_like(logit), logit], dim=1)
+
+
+def test_other_thresholds_and_smallest_regions_are_compared(checkpoint):
+    checkpoint.preprocessing["smallest_region"] = 0.3
+    segmenter = Segmenter(checkpoint)
+    segmenter.network = HalfSure()
+    image, truth = np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.uint8)
+    image[4:14, 4:14] = 90  # 100 pixels of tumour
+    truth[4:14, 4:14] = 255
+    image[20:24, 20:25] = 90  # 20 pixels of a false alarm, in both slices: 40 of 200
+    images = {"P0_1": lambda: image, "P0_2": lambda: image}
+    measured = measure(segmenter, images, dict.fromkeys(images, lambda: truth), 4)
+    rows = {
+        (row["threshold"], row["smallest_region"]): row["dice"]
+        for row in calibration._compare_choices(measured.choices)
+    }
+    assert rows[0.5, 0.3] == rows[0.5, 1.0] == 1
+    assert rows[0.5, 0.0] == rows[0.5, 0.1] == pytest.approx(400 / 440)
+    assert rows[0.6, 0.3] == 1
+    assert rows[0.7, 0.3] == 0
+    assert len(rows) == 5 + 6 - 1
 
 
 def test_calibration_stores_what_it_found_and_leaves_the_masks(checkpoint, synthetic_slices):

@@ -1,7 +1,8 @@
 """How far a model's probabilities can be taken at their word, and which slices it should doubt.
 
 Measured on validation: a temperature for the logits (Guo et al. 2017), the expected calibration
-error before and after, and the share of uncertain pixels from which a slice goes to review.
+error before and after, the share of uncertain pixels from which a slice goes to review, and what
+other thresholds and smallest regions would give.
 Nearly all pixels of a slice are certainly healthy and would hide every error, so calibration is
 measured near tumour, true or predicted.
 """
@@ -13,15 +14,21 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage, optimize
 
-from brain_mri_segmentation.cohort import SliceReader
-from brain_mri_segmentation.inference import UNCERTAIN, Segmenter, segment_patients, uncertain_share
-from brain_mri_segmentation.metrics import Report, confusion_counts, dice
+from brain_mri_segmentation.cohort import SliceReader, by_patient
+from brain_mri_segmentation.inference import UNCERTAIN, Segmenter, segment_volume, uncertain_share
+from brain_mri_segmentation.metrics import COUNTS, Report, confusion_counts, dice, summarise
 from brain_mri_segmentation.models import Checkpoint
+from brain_mri_segmentation.preprocessing import drop_small_regions, probability_to_mask
 
 NEIGHBOURHOOD = 10
 """Pixels around tumour, true or predicted, in which calibration is measured."""
 BAD_DICE = 0.5
 """A slice with a lower Dice is one that review should catch."""
+
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
+"""Thresholds that are tried beside the model's own, with its smallest region."""
+SMALLEST_REGIONS = (0.0, 0.1, 0.2, 0.3, 0.5, 1.0)
+"""Smallest regions that are tried beside the model's own, with its threshold."""
 
 # Logits are counted in bins, so that any temperature can be tried without the maps in memory.
 _LOGITS = np.linspace(-12, 12, 961)
@@ -36,11 +43,13 @@ class Measurement:
         near_tumour: (2, 961) int64, pixels near tumour by truth (0 or 1) and logit.
         slices: (slices, 961) int64, pixels of each slice by logit.
         dice: (slices,) float64, NaN without tumour in mask and truth.
+        choices: One row a slice and choice: threshold, smallest_region, patient, ``COUNTS``.
     """
 
     near_tumour: np.ndarray
     slices: np.ndarray
     dice: np.ndarray
+    choices: pd.DataFrame
 
 
 def calibrate(
@@ -62,7 +71,9 @@ def calibrate(
     Returns:
         The model with both values stored, and a report: ``temperature``; ``reliability``, tables
         as of ``reliability``, and ``expected_calibration_error``, each ``before`` and ``after``;
-        and of ``review`` the threshold, precision, recall and share of flagged slices.
+        of ``review`` the threshold, precision, recall and share of flagged slices; and under
+        ``postprocessing`` the scores of each threshold and smallest region that was tried. These
+        are for a person to choose by: the model keeps its own.
     """
     rules = checkpoint.preprocessing | {"temperature": 1}
     raw = dataclasses.replace(checkpoint, preprocessing=rules)
@@ -80,6 +91,7 @@ def calibrate(
             when: expected_calibration_error(table) for when, table in tables.items()
         },
         "review": review,
+        "postprocessing": _compare_choices(measured.choices),
         "reliability": {when: table.to_dict("list") for when, table in tables.items()},
     }
     fitted = {"temperature": temperature, "review_uncertainty": review["threshold"]}
@@ -94,19 +106,47 @@ def measure(
 ) -> Measurement:
     """Count the pixels of all slices by logit, one patient in memory at a time."""
     near = np.zeros((2, len(_LOGITS)), dtype=np.int64)
-    slices, scores = [], []
-    for name, result in segment_patients(segmenter, images, batch_size):
-        truth = masks[name]() > 0
-        place = np.searchsorted(_EDGES, _logit(result.probability))  # (H, W)
-        tumour = truth | (result.mask > 0)
-        if tumour.any():
-            around = ndimage.distance_transform_edt(~tumour) <= NEIGHBOURHOOD
-            for value in (0, 1):
-                chosen = place[around & (truth == value)]
-                near[value] += np.bincount(chosen, minlength=len(_LOGITS))
-        slices.append(np.bincount(place.ravel(), minlength=len(_LOGITS)))
-        scores.append(float(dice(confusion_counts(result.mask, truth))))
-    return Measurement(near, np.stack(slices), np.array(scores))
+    slices, scores, choices = [], [], []
+    for patient, names in by_patient(list(images)).items():
+        results = segment_volume(segmenter, [images[name]() for name in names], batch_size)
+        truths = [masks[name]() > 0 for name in names]
+        for result, truth in zip(results, truths, strict=True):
+            place = np.searchsorted(_EDGES, _logit(result.probability))  # (H, W)
+            tumour = truth | (result.mask > 0)
+            if tumour.any():
+                around = ndimage.distance_transform_edt(~tumour) <= NEIGHBOURHOOD
+                for value in (0, 1):
+                    chosen = place[around & (truth == value)]
+                    near[value] += np.bincount(chosen, minlength=len(_LOGITS))
+            slices.append(np.bincount(place.ravel(), minlength=len(_LOGITS)))
+            scores.append(float(dice(confusion_counts(result.mask, truth))))
+        volume = np.stack([result.probability for result in results])
+        choices.append(_try_choices(segmenter, volume, np.stack(truths)).assign(patient=patient))
+    return Measurement(near, np.stack(slices), np.array(scores), pd.concat(choices))
+
+
+def _try_choices(segmenter: Segmenter, volume: np.ndarray, truths: np.ndarray) -> pd.DataFrame:
+    """Count the outcomes of other thresholds and smallest regions on a volume (N, H, W)."""
+    rules = segmenter.preprocessing
+    tried = {(threshold, rules.smallest_region) for threshold in (*THRESHOLDS, rules.threshold)}
+    tried |= {(rules.threshold, region) for region in (*SMALLEST_REGIONS, rules.smallest_region)}
+    tables = []
+    for threshold, region in sorted(tried):
+        kept = drop_small_regions(volume, threshold, region)
+        counts = confusion_counts(probability_to_mask(kept, threshold), truths)
+        table = pd.DataFrame(counts, columns=COUNTS)
+        tables.append(table.assign(threshold=threshold, smallest_region=region))
+    return pd.concat(tables)
+
+
+def _compare_choices(choices: pd.DataFrame) -> list[dict[str, float | None]]:
+    wanted = ["dice", "dice_median", "dice_pooled", "dice_small_tumours", "empty_slice_fp_rate"]
+    rows = []
+    for (threshold, region), group in choices.groupby(["threshold", "smallest_region"]):
+        summary = summarise(group)
+        scores = {name: None if np.isnan(summary[name]) else summary[name] for name in wanted}
+        rows.append({"threshold": threshold, "smallest_region": region} | scores)
+    return rows
 
 
 def fit_temperature(near_tumour: np.ndarray) -> float:
