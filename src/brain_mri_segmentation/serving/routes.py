@@ -4,20 +4,28 @@ import base64
 import io
 import re
 import zipfile
-import zlib
 from collections.abc import Awaitable
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, File, Query, Request, UploadFile
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from brain_mri_segmentation.images import read_slice, read_slices
+from brain_mri_segmentation.images import MOST_PIXELS, MOST_SLICES, read_slice, read_volume
 from brain_mri_segmentation.inference import Segmentation, segment_volume
 from brain_mri_segmentation.serving import pictures
+from brain_mri_segmentation.serving.answers import (
+    NO_MODEL,
+    REFUSALS,
+    Health,
+    Ready,
+    SliceAnswer,
+    VolumeAnswer,
+    picture_or,
+)
 from brain_mri_segmentation.serving.batching import QueueFull
 from brain_mri_segmentation.serving.problems import Problem
 
@@ -25,16 +33,6 @@ router = APIRouter()
 Result = TypeVar("Result")
 
 DISCLAIMER = "Research use only, not a medical device."
-_MOST_SLICES = 512
-_MOST_PIXELS = 64 * 2**20  # of a whole volume: 1,024 slices of 256 x 256
-_PROBLEM: dict[str, Any] = {"content": {"application/problem+json": {}}}
-_REFUSALS: dict[int | str, dict[str, Any]] = {
-    413: _PROBLEM | {"description": "The upload is too large."},
-    415: _PROBLEM | {"description": "Not an image, by its own bytes."},
-    422: _PROBLEM | {"description": "An image that cannot be a slice."},
-    429: _PROBLEM | {"description": "Too many requests wait; see Retry-After."},
-    503: _PROBLEM | {"description": "No model, or shutting down."},
-}
 
 
 @router.post(
@@ -43,8 +41,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     description="A TIFF, PNG or JPEG with one slice; answers with its mask as an 8-bit PNG of the "
     f"same size, 0 and 255. With `Accept: application/json`, figures and runs. {DISCLAIMER}",
     response_class=Response,
-    responses=_REFUSALS
-    | {200: {"content": {"image/png": {}, "application/json": {}}, "description": "The result."}},
+    responses=REFUSALS | picture_or(SliceAnswer, "image/png"),
 )
 async def segment_slice(
     request: Request,
@@ -60,6 +57,8 @@ async def segment_slice(
     """Segment one slice."""
     service = request.app.state.service
     service.require_model()
+    if len((await request.form()).getlist("file")) > 1:
+        raise Problem(422, "There are several files, and one slice is expected.")
     image = await run_in_threadpool(read_slice, await file.read())
     result = await _wait_for(service.batcher.segment(image))
     headers = service.headers(result.tumour_fraction)
@@ -81,8 +80,7 @@ async def segment_slice(
     "normalised over all slices. Answers with a multi-page TIFF of masks, or with figures per "
     f"slice and in sum (`Accept: application/json`). {DISCLAIMER}",
     response_class=Response,
-    responses=_REFUSALS
-    | {200: {"content": {"image/tiff": {}, "application/json": {}}, "description": "The result."}},
+    responses=REFUSALS | picture_or(VolumeAnswer, "image/tiff"),
 )
 async def segment_stack(
     request: Request,
@@ -91,7 +89,7 @@ async def segment_stack(
     """Segment a volume."""
     service = request.app.state.service
     service.require_model()
-    uploads = [(file.filename or "", await file.read()) for file in files]
+    uploads = [await file.read() for file in files]
     slices = await run_in_threadpool(_read_volume, uploads)
     segmenter = service.segmenter
 
@@ -115,14 +113,17 @@ async def segment_stack(
     return Response(content, media_type="image/tiff", headers=headers)
 
 
-@router.get("/health", summary="Is the process alive?")
+@router.get("/health", summary="Is the process alive?", response_model=Health)
 async def health() -> dict[str, str]:
     """Answer at once, whatever the model does."""
     return {"status": "alive"}
 
 
 @router.get(
-    "/ready", summary="Can it segment, and with which model?", responses={503: _REFUSALS[503]}
+    "/ready",
+    summary="Can it segment, and with which model?",
+    response_model=Ready,
+    responses=NO_MODEL,
 )
 async def ready(request: Request) -> dict[str, object]:
     """Answer with the model's card."""
@@ -131,7 +132,7 @@ async def ready(request: Request) -> dict[str, object]:
     return {"status": "ready", "research_use_only": DISCLAIMER} | service.describe()
 
 
-@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+@router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Answer in Prometheus' text format."""
     registry = request.app.state.service.metrics.registry
@@ -153,22 +154,22 @@ async def _wait_for(work: Awaitable[Result]) -> Result:
         ) from None
 
 
-def _read_volume(uploads: list[tuple[str, bytes]]) -> list[np.ndarray]:
-    """Read all slices; the names only decide the order inside a zip."""
-    slices: list[np.ndarray] = []
-    for _, content in uploads:
-        for part in _unzip(content) if content.startswith(b"PK\x03\x04") else [content]:
-            slices += read_slices(part, _MOST_SLICES)
-            pixels = sum(image.shape[0] * image.shape[1] for image in slices)
-            if len(slices) > _MOST_SLICES or pixels > _MOST_PIXELS:
-                raise Problem(
-                    422,
-                    f"A volume may hold {_MOST_SLICES} slices and {_MOST_PIXELS} pixels in all.",
-                )
-    return slices
+def _read_volume(uploads: list[bytes]) -> list[np.ndarray]:
+    """Read all slices of the files and of the zips among them."""
+    contents: list[bytes] = []
+    room = 4 * MOST_PIXELS  # bytes in all zips together
+    for content in uploads:
+        if content.startswith(b"PK\x03\x04"):
+            unpacked = _unzip(content, room)
+            room -= sum(map(len, unpacked))
+            contents += unpacked
+        else:
+            contents.append(content)
+    return read_volume(contents)
 
 
-def _unzip(content: bytes) -> list[bytes]:
+def _unzip(content: bytes, room: int) -> list[bytes]:
+    """Return the files of a zip, at most ``room`` bytes; their names only decide the order."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             wanted = [
@@ -176,28 +177,29 @@ def _unzip(content: bytes) -> list[bytes]:
                 for info in archive.infolist()
                 if not info.is_dir() and not PurePosixPath(info.filename).name.startswith(".")
             ]
-            if not wanted or len(wanted) > _MOST_SLICES:
+            if not wanted or len(wanted) > MOST_SLICES:
                 raise Problem(
-                    422, f"The zip holds {len(wanted)} files; 1 to {_MOST_SLICES} are taken."
+                    422, f"The zip holds {len(wanted)} files; 1 to {MOST_SLICES} are taken."
                 )
             # The sizes are what the archive says; reading stops there, so it cannot hold more.
-            if sum(info.file_size for info in wanted) > 4 * _MOST_PIXELS:
+            if sum(info.file_size for info in wanted) > room:
                 raise Problem(422, "The zip is absurdly large once it is unpacked.")
             wanted.sort(key=lambda info: _natural(info.filename))
             return [archive.read(info) for info in wanted]
-    # RuntimeError is an encrypted member, NotImplementedError an unknown compression.
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        RuntimeError,
-        NotImplementedError,
-        EOFError,
-        OSError,
-    ) as error:
+    except Problem:
+        raise
+    # zipfile and its decoders raise many kinds of errors, and all of them mean the same here.
+    except Exception as error:
         raise Problem(422, "The zip is broken, truncated or encrypted.") from error
 
 
-def _natural(name: str) -> list[tuple[bool, int, str]]:
-    """Sort key in which slice_2 stands before slice_10."""
-    parts = re.split(r"(\d+)", name)
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort key in which slice_2 stands before slice_10, however long the numbers are."""
+    key = []
+    for number, part in enumerate(re.split(r"([0-9]+)", name)):
+        if number % 2:  # every other part is of digits
+            digits = part.lstrip("0")
+            key.append((len(digits), digits))
+        else:
+            key.append((0, part))
+    return key

@@ -1,0 +1,113 @@
+"""What the answers hold, as the OpenAPI document tells it."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Answer(BaseModel):
+    """A JSON object with these fields and no others."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ModelCard(Answer):
+    """Which model answered."""
+
+    model_name: str
+    model_version: str = Field(description="Commit that trained it, or `unknown`.")
+    image_size: int = Field(description="Pixels a side that the model sees.")
+    val_dice: float | None = Field(description="Dice on the patients that selected it.")
+
+
+class Ready(ModelCard):
+    """The model's card, once it can be used."""
+
+    status: Literal["ready"]
+    research_use_only: str
+
+
+class Health(Answer):
+    """The process is alive."""
+
+    status: Literal["alive"]
+
+
+class RunLengths(Answer):
+    """A mask as lengths of runs, row by row; the first run is background."""
+
+    encoding: Literal["row-major runs, background first"]
+    runs: list[int]
+
+
+class SliceFigures(Answer):
+    """What was found in one slice."""
+
+    height: int
+    width: int
+    tumour_pixels: int
+    tumour_fraction: float = Field(ge=0, le=1)
+    confidence: float = Field(
+        ge=0, le=1, description="Mean probability of the class that was chosen."
+    )
+    review: str | None = Field(description="Why a person should look at it; null: nothing found.")
+    mask: RunLengths
+
+
+class SliceAnswer(ModelCard, SliceFigures):
+    """One slice."""
+
+    picture: str | None = Field(None, description="Data URL of the picture that `output` names.")
+
+
+class VolumeAnswer(ModelCard):
+    """The slices of a volume, and their sum."""
+
+    slices: list[SliceFigures]
+    tumour_pixels: int
+    tumour_fraction: float = Field(ge=0, le=1)
+    slices_with_tumour: int
+    slices_to_review: int
+
+
+class ProblemDetails(Answer):
+    """A refusal (RFC 9457)."""
+
+    type: Literal["about:blank"]
+    title: str
+    status: int
+    detail: str = Field(description="What is wrong and what to do.")
+    request_id: str
+
+
+Documented = dict[int | str, dict[str, Any]]
+
+_PROBLEM = {"content": {"application/problem+json": {"schema": ProblemDetails.model_json_schema()}}}
+NO_MODEL: Documented = {503: _PROBLEM | {"description": "No model, or shutting down."}}
+REFUSALS: Documented = NO_MODEL | {
+    400: _PROBLEM | {"description": "No multipart form that can be read."},
+    413: _PROBLEM | {"description": "The upload is too large."},
+    415: _PROBLEM | {"description": "Not an image, by its own bytes."},
+    422: _PROBLEM | {"description": "Not a slice, or a parameter that does not exist."},
+    429: _PROBLEM | {"description": "Too many requests wait; see Retry-After."},
+}
+_HEADERS = {
+    "X-Model-Name": "Architecture.",
+    "X-Model-Version": "Commit that trained the model.",
+    "X-Tumour-Fraction": "Share of all pixels, 0 to 1.",
+}
+
+
+def picture_or(figures: type[Answer], media_type: str) -> Documented:
+    """Describe a result that is a picture, or figures where JSON is asked for."""
+    headers = {
+        name: {"description": text, "schema": {"type": "string"}} for name, text in _HEADERS.items()
+    }
+    return {
+        200: {
+            "description": "The result.",
+            "headers": headers,
+            "model": figures,  # stands under application/json
+            "content": {media_type: {"schema": {"type": "string", "format": "binary"}}},
+        }
+    }
