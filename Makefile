@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test coverage lint typecheck format benchmark viz serve runs clean
+.PHONY: help install demo test coverage lint typecheck format docs benchmark viz serve runs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ typecheck: install  ## check types
 format: install  ## mend style and formatting
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs: install  ## build the documentation: site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 benchmark: install  ## compare training with a bare PyTorch loop
 	$(BIN)/python benchmarks/train_throughput.py

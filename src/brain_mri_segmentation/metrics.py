@@ -64,11 +64,15 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return np.divide(numerator, denominator, out=nothing, where=denominator > 0)
 
 
+OVERLAPS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"dice": dice, "iou": iou}
+"""Every score that is averaged over patients and over tumour slices, by its name in reports."""
+
+
 def score_slices(slice_counts: pd.DataFrame) -> pd.DataFrame:
     """Add the scores of each row to a table with the columns of ``COUNTS``."""
     counts = slice_counts[COUNTS].to_numpy()
-    scores = {"dice": dice(counts), "iou": iou(counts), "pixel_accuracy": pixel_accuracy(counts)}
-    return slice_counts.assign(**scores)
+    scores = {name: score(counts) for name, score in OVERLAPS.items()}
+    return slice_counts.assign(**scores, pixel_accuracy=pixel_accuracy(counts))
 
 
 def score_patients(slice_scores: pd.DataFrame) -> pd.DataFrame:
@@ -91,13 +95,14 @@ def summarise(slice_scores: pd.DataFrame) -> dict[str, float]:
     """Reduce the scores of all slices to one figure a metric.
 
     Returns:
-        For ``dice`` and likewise ``iou``: ``dice``, the mean over patients; ``dice_median`` over
-        patients; ``dice_pooled``, of all pixels together; ``dice_tumour_slices``, the mean over
-        slices that hold tumour. Besides, ``dice_small_tumours``, the mean over slices that hold
-        fewer than ``SMALL_TUMOUR`` pixels of it; ``pixel_accuracy`` of all pixels; and
-        ``empty_slice_fp_rate``, the share of tumour-free slices with any predicted pixel.
-        Undefined ratios (NaN) are left out of a mean; ``undefined_patients`` counts them. A
-        figure with nothing to average is NaN.
+        For each of ``OVERLAPS``, such as ``dice``: ``dice``, the mean over patients;
+        ``dice_median`` over patients; ``dice_pooled``, of all pixels together;
+        ``dice_tumour_slices``, the mean over slices that hold tumour. Besides,
+        ``dice_small_tumours``, the mean over slices that hold fewer than ``SMALL_TUMOUR`` pixels
+        of it; ``pixel_accuracy`` of all pixels; and ``empty_slice_fp_rate``, the share of
+        tumour-free slices with any predicted pixel. Undefined ratios (NaN) are left out of a
+        mean; ``undefined_patients`` counts the patients without a Dice. A figure with nothing to
+        average is NaN.
     """
     table = _PatientTable(slice_scores)
     return table.summary(np.arange(table.patients))
@@ -199,24 +204,23 @@ class _PatientTable:
         holds_tumour = counts[:, 0] + counts[:, 2] > 0
         false_alarm = ~holds_tumour & (counts[:, 1] > 0)
         self._counts = total(counts)
-        self._tumour_slices = total(holds_tumour.astype(float))
         self._empty_slices = total((~holds_tumour).astype(float))
         self._false_alarms = total(false_alarm.astype(float))
         small = holds_tumour & (counts[:, 0] + counts[:, 2] < SMALL_TUMOUR)
         self._small_tumours = total(small.astype(float))
         self._small_tumour_dice = total(np.where(small, dice(counts), 0.0))
-        # A tumour slice always has a denominator; others do not enter this sum.
-        self._slice_score = {
-            metric: total(np.where(holds_tumour, score(counts), 0.0))
-            for metric, score in (("dice", dice), ("iou", iou))
-        }
+        self._slice_score, self._scored_slices = {}, {}
+        for metric, score in OVERLAPS.items():
+            of_slices = score(counts)
+            counted = holds_tumour & ~np.isnan(of_slices)
+            self._slice_score[metric] = total(np.where(counted, of_slices, 0.0))
+            self._scored_slices[metric] = total(counted.astype(float))
 
     def summary(self, chosen: np.ndarray) -> dict[str, float]:
         counts = self._counts[chosen]
         pooled = counts.sum(axis=0)
         figures: dict[str, float] = {}
-        score: Callable[[np.ndarray], np.ndarray]
-        for metric, score in (("dice", dice), ("iou", iou)):
+        for metric, score in OVERLAPS.items():
             of_patients = score(counts)
             defined = of_patients[~np.isnan(of_patients)]
             nothing = not len(defined)
@@ -224,12 +228,15 @@ class _PatientTable:
             figures[f"{metric}_median"] = float("nan") if nothing else float(np.median(defined))
             figures[f"{metric}_pooled"] = float(score(pooled))
             figures[f"{metric}_tumour_slices"] = float(
-                _ratio(self._slice_score[metric][chosen].sum(), self._tumour_slices[chosen].sum())
+                _ratio(
+                    self._slice_score[metric][chosen].sum(),
+                    self._scored_slices[metric][chosen].sum(),
+                )
             )
-            figures["undefined_patients"] = float(len(of_patients) - len(defined))
         figures["dice_small_tumours"] = float(
             _ratio(self._small_tumour_dice[chosen].sum(), self._small_tumours[chosen].sum())
         )
+        figures["undefined_patients"] = float(np.isnan(dice(counts)).sum())
         figures["pixel_accuracy"] = float(pixel_accuracy(pooled))
         figures["empty_slice_fp_rate"] = float(
             _ratio(self._false_alarms[chosen].sum(), self._empty_slices[chosen].sum())
