@@ -1,8 +1,7 @@
 """From a checkpoint and one partition to scores under worse conditions."""
 
-from typing import TYPE_CHECKING
-
 import pandas as pd
+from matplotlib.figure import Figure
 
 from brain_mri_segmentation import figures
 from brain_mri_segmentation.cohort import Slices
@@ -10,9 +9,6 @@ from brain_mri_segmentation.inference import Segmenter, best_device, check_unsee
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import EvaluationParameters
 from brain_mri_segmentation.robustness import score_conditions
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def score_robustness(
@@ -28,6 +24,6 @@ def score_robustness(
     return score_conditions(segmenter, images, masks, parameters.batch_size, seed)
 
 
-def draw_robustness(robustness: pd.DataFrame) -> "Figure":
+def draw_robustness(robustness: pd.DataFrame) -> Figure:
     """Draw mean Dice under each condition."""
     return figures.robustness(robustness)
