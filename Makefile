@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test coverage lint typecheck format docs benchmark viz serve runs clean
+.PHONY: help install demo test coverage lint typecheck format docs benchmark viz serve image runs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ viz: install  ## show the pipelines in the browser
 
 serve: install  ## serve the model on http://127.0.0.1:8000
 	$(BIN)/uvicorn --factory brain_mri_segmentation.serving:create_app --port 8000 --no-access-log
+
+image: install  ## build the serving image without Docker, and post a slice to it (as root)
+	$(BIN)/python scripts/build_image.py || [ $$? = 77 ]
 
 runs: install  ## show runs, scores and figures in the browser (MLflow)
 	$(BIN)/kedro mlflow ui

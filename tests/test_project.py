@@ -193,6 +193,14 @@ def test_only_missing_outputs_resumes(project):
     assert project.data("08_reporting/unet/patient_dice.png").exists()
 
 
+def test_runs_go_to_the_server_that_mlflows_own_variable_names(project, tmp_path, monkeypatch):
+    uri = f"sqlite:///{tmp_path}/server.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    done = project.kedro("run", "--pipeline", "data_processing")
+    assert done.returncode == 0, done.stderr
+    assert mlflow.MlflowClient(uri).get_experiment_by_name("brain-mri-segmentation")
+
+
 def test_any_folder_is_segmented_and_a_broken_file_is_listed_at_the_end(project, tmp_path):
     volume = project.data("01_raw/kaggle_3m/PHANTOM_CS_0000")
     shutil.copytree(volume, tmp_path / "in/PHANTOM_CS_0000")

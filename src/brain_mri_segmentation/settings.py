@@ -1,9 +1,14 @@
 """Kedro's settings of this project."""
 
+import os
+
 from brain_mri_segmentation import startup
 from brain_mri_segmentation.hooks import CheckParameters, LogParameters
 
 startup.prepare()
+
+# Read before any run: MLflow sets the variable itself when one begins.
+_TRACKING_URI = os.environ.get("MLFLOW_TRACKING_URI")
 
 HOOKS = (CheckParameters(), LogParameters())
 
@@ -12,4 +17,5 @@ CONFIG_LOADER_ARGS = {
     "default_run_env": "local",
     # An environment such as conf/gpu changes single keys of a group and inherits the others.
     "merge_strategy": {"parameters": "soft", "globals": "soft", "mlflow": "soft"},
+    "custom_resolvers": {"tracking_uri": lambda default: _TRACKING_URI or default},
 }

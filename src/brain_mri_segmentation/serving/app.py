@@ -9,7 +9,7 @@ from pathlib import Path
 from fastapi import FastAPI
 from fastapi.responses import FileResponse
 
-from brain_mri_segmentation import __version__
+from brain_mri_segmentation import __version__, startup
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.inference import Segmenter, segment_batch
 from brain_mri_segmentation.parameters import ServingParameters
@@ -136,6 +136,7 @@ def create_app(service: Service | None = None) -> FastAPI:
 
 
 def _service_of_project(project: Path) -> Service:
+    startup.prepare()
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter())
     package = logging.getLogger("brain_mri_segmentation")
@@ -147,7 +148,10 @@ def _service_of_project(project: Path) -> Service:
     except InputError as error:
         logger.warning("no model is served: %s", error)
         # The reason names a path of this machine, which no client needs to know.
-        missing = "There is no model yet. Train one with 'make demo' or 'kedro run', then restart."
+        missing = (
+            "There is no model. Run 'make demo' for one of synthetic phantoms, then "
+            "'KEDRO_ENV=demo make serve'; or name a checkpoint with SERVING_MODEL=PATH."
+        )
         return Service(settings, None, missing=missing)
     service = Service(settings, segmenter, source)
     card = service.describe()

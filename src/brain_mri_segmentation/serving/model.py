@@ -43,8 +43,8 @@ def load_serving_model(project: Path) -> tuple[Segmenter, str]:
         if (input_error := find_input_error(error)) is None:
             raise
         raise InputError(
-            f"{input_error} Or run 'make demo' for a model of synthetic phantoms, or name a "
-            f"checkpoint with {MODEL_VARIABLE}=PATH."
+            f"{input_error} Or run 'make demo' for a model of synthetic phantoms and serve it with "
+            f"{ENVIRONMENT_VARIABLE}=demo, or name a checkpoint with {MODEL_VARIABLE}=PATH."
         ) from error
 
 

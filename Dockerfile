@@ -1,0 +1,74 @@
+# Two images of this project, neither with patients' data in it. Research use only, not a medical device.
+#
+#   docker build --target serving  --tag brain-mri-segmentation .            the service with one model
+#   docker build --target training --tag brain-mri-segmentation:training .   everything that `kedro run` needs
+#
+# Behind a package mirror, give your pip.conf: --secret id=pip,src=$HOME/.config/pip/pip.conf
+# Without a Docker engine: scripts/build_image.sh
+
+# Any image with Python 3.11 or 3.12 and venv.
+ARG BASE=docker.io/library/python:3.11-slim-bookworm
+
+FROM ${BASE} AS base
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1
+RUN useradd --uid 10001 --create-home app
+WORKDIR /app
+
+# --- what is installed; pip and its build tools stay behind in these stages ----------------------
+
+FROM base AS sources
+# PyTorch without CUDA, which would be gigabytes; for a GPU: --build-arg PIP_EXTRA_INDEX_URL=
+ARG PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CONSTRAINT=/app/constraints.txt
+RUN python3 -m venv /opt/venv
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+# Enough for pip to find the dependencies, so that their layer outlives a change of the code.
+COPY src/brain_mri_segmentation/__init__.py src/brain_mri_segmentation/
+
+FROM sources AS serving-packages
+# serving,segformer for a model of that architecture.
+ARG EXTRAS=serving
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf pip install ".[${EXTRAS}]"
+COPY src src
+# Gone are PyTorch's headers and its own tests (150 MB), and pip, which a running service never needs.
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    pip install --no-deps --force-reinstall . \
+    && rm -r /opt/venv/lib/python3*/site-packages/torch/include \
+             /opt/venv/lib/python3*/site-packages/torch/test \
+    && pip uninstall --yes --quiet setuptools pip
+
+# --- serving -------------------------------------------------------------------------------------
+
+FROM base AS serving
+COPY --from=serving-packages /opt/venv /opt/venv
+COPY conf/base conf/base
+# Settings of your own may be mounted here.
+COPY conf/local/README.md conf/local/
+# The model artifact: a file or folder of this checkout. Another one at run time: mount it, and name
+# it in SERVING_MODEL.
+ARG MODEL=data/06_models/pretrained/unet
+COPY ${MODEL} ${MODEL}
+ENV SERVING_MODEL=${MODEL} UVICORN_HOST=0.0.0.0 UVICORN_PORT=8000
+USER app
+EXPOSE 8000
+HEALTHCHECK --start-period=60s --timeout=5s CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ['UVICORN_PORT'] + '/ready', timeout=4)"]
+CMD ["uvicorn", "--factory", "brain_mri_segmentation.serving:create_app", "--no-access-log"]
+
+# --- training: docker run --volume "$PWD/data:/app/data" brain-mri-segmentation:training run ... --
+
+FROM sources AS training-packages
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf pip install ".[training,postgresql]"
+# Kedro runs the project from its sources.
+COPY src src
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf pip install --no-deps --editable .
+
+FROM base AS training
+COPY --from=training-packages /opt/venv /opt/venv
+COPY pyproject.toml .telemetry ./
+COPY conf conf
+COPY src src
+# Data and runs (mlflow.db, mlruns) are written here.
+RUN mkdir data && chown app:app . data
+USER app
+ENTRYPOINT ["kedro"]
+CMD ["run"]
