@@ -86,6 +86,11 @@ def read_volume(contents: Sequence[bytes]) -> list[np.ndarray]:
     return _to_slices(pages)
 
 
+def is_zip(content: bytes) -> bool:
+    """Say whether a file is a zip by its own bytes; an empty one is, too."""
+    return content.startswith((b"PK\x03\x04", b"PK\x05\x06"))
+
+
 def _read_pages(content: bytes, most: int, room: int) -> list[np.ndarray]:
     """Return the pages of a file as (H, W, 3) uint8 or (H, W) of more bits, at most one too many.
 
@@ -135,7 +140,7 @@ def _kind(content: bytes) -> str:
         raise NotAnImage("The file is NIfTI. Export its slices as TIFF or PNG.")
     if content.startswith(b"\x1f\x8b"):
         raise NotAnImage("The file is packed with gzip, as NIfTI is. Send TIFF or PNG.")
-    if content.startswith(b"PK\x03\x04"):
+    if is_zip(content):
         raise NotAnImage("The file is a zip, which may be a volume but not a slice.")
     raise NotAnImage("The file is no TIFF, PNG or JPEG by its own bytes.")
 

@@ -48,40 +48,43 @@ def image():
     return picture
 
 
-@pytest.fixture
-def start_server(segmenter, tmp_path):
-    """Starts the service on loopback with a Python command: its address, process and log."""
-    segmenter.checkpoint.save(tmp_path / "best.ckpt")
-    with contextlib.ExitStack() as stack:
+@pytest.fixture(scope="session")
+def serve(segmenter):
+    """Runs the service on loopback while a context lasts: its address, its process and its log."""
 
-        def start(*uvicorn):
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = free.getsockname()[1]
-            environment = os.environ | {
-                "SERVING_MODEL": str(tmp_path / "best.ckpt"),
-                "KEDRO_PROJECT": str(PROJECT),
-            }
-            command = [sys.executable, *uvicorn, "--factory"]
-            command += ["brain_mri_segmentation.serving:create_app", "--port", str(port)]
-            log = stack.enter_context((tmp_path / "log").open("w"))
+    @contextlib.contextmanager
+    def running(folder, *uvicorn):
+        segmenter.checkpoint.save(folder / "best.ckpt")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        environment = os.environ | {
+            "SERVING_MODEL": str(folder / "best.ckpt"),
+            "KEDRO_PROJECT": str(PROJECT),
+        }
+        command = [sys.executable, *(uvicorn or ("-m", "uvicorn")), "--factory"]
+        command += ["brain_mri_segmentation.serving:create_app", "--port", str(port)]
+        with (folder / "log").open("w") as log:
             process = subprocess.Popen(command, env=environment, stderr=log, stdout=log)
-            stack.callback(process.wait)
-            stack.callback(process.kill)
             address = f"http://127.0.0.1:{port}"
-            for _ in range(300):
-                try:
-                    httpx.get(f"{address}/health")
-                    break
-                except httpx.TransportError:
-                    assert process.poll() is None, (tmp_path / "log").read_text()
-                    time.sleep(0.2)
-            return address, process, tmp_path / "log"
+            try:
+                for _ in range(300):
+                    try:
+                        httpx.get(f"{address}/health")
+                        break
+                    except httpx.TransportError:
+                        assert process.poll() is None, (folder / "log").read_text()
+                        time.sleep(0.2)
+                yield address, process, folder / "log"
+            finally:
+                process.kill()
+                process.wait()
 
-        yield start
+    return running
 
 
-@pytest.fixture
-def server(start_server):
-    """A running service on loopback: its address, its process and its log."""
-    return start_server("-m", "uvicorn")
+@pytest.fixture(scope="session")
+def server(serve, tmp_path_factory):
+    """A running service that all tests share: its address, its process and its log."""
+    with serve(tmp_path_factory.mktemp("server")) as running:
+        yield running

@@ -67,13 +67,17 @@ def test_the_training_stack_is_none_of_servings_dependencies(absent):
     assert {"matplotlib", "sklearn", "transformers", "tifffile", "pytest"} <= absent
 
 
-def test_the_service_answers_where_only_its_dependencies_are(start_server, absent, phantom_folder):
-    address, _, _ = start_server("-c", UVICORN_WITHOUT, ",".join(sorted(absent)))
+def test_the_service_answers_where_only_its_dependencies_are(
+    serve, absent, phantom_folder, tmp_path
+):
     slice_file = phantom_folder / "kaggle_3m/PHANTOM_CS_0000/PHANTOM_CS_0000_3.tif"
     content = slice_file.read_bytes()
-    answer = httpx.post(f"{address}/segment?output=overlay", files={"file": content}, timeout=60)
-    assert answer.status_code == 200, answer.text
-    stack = [("files", content)] * 2
-    answer = httpx.post(f"{address}/segment/volume", files=stack, timeout=60)
-    assert answer.status_code == 200, answer.text
-    assert httpx.get(f"{address}/ready").json()["model_name"] == "unet"
+    uvicorn = ("-c", UVICORN_WITHOUT, ",".join(sorted(absent)))
+    with serve(tmp_path, *uvicorn) as (address, _, _):
+        overlay = f"{address}/segment?output=overlay"
+        answer = httpx.post(overlay, files={"file": content}, timeout=60)
+        assert answer.status_code == 200, answer.text
+        stack = [("files", content)] * 2
+        answer = httpx.post(f"{address}/segment/volume", files=stack, timeout=60)
+        assert answer.status_code == 200, answer.text
+        assert httpx.get(f"{address}/ready").json()["model_name"] == "unet"

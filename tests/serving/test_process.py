@@ -52,22 +52,24 @@ def test_health_answers_while_the_model_works(server, image):
     assert answered > 5
 
 
-def test_sigterm_finishes_what_is_in_flight(server, image):
-    address, process, log = server
-    answers = []
+def test_sigterm_finishes_what_is_in_flight(serve, image, tmp_path):
+    with serve(tmp_path) as (address, process, log):
+        answers = []
 
-    def post():
-        large = np.kron(image, np.ones((6, 6, 1), np.uint8))
-        answers.append(httpx.post(f"{address}/segment/volume", files=stack(large, 40), timeout=120))
+        def post():
+            large = np.kron(image, np.ones((6, 6, 1), np.uint8))
+            answers.append(
+                httpx.post(f"{address}/segment/volume", files=stack(large, 40), timeout=120)
+            )
 
-    client = threading.Thread(target=post)
-    client.start()
-    while "http_requests_in_flight 2.0" not in httpx.get(f"{address}/metrics").text:
-        assert client.is_alive()
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    client.join()
-    assert answers[0].status_code == 200
-    # uvicorn ends with the signal that ended it, once everything is answered.
-    assert process.wait(timeout=30) in (0, -signal.SIGTERM)
-    assert "everything that was in flight is answered" in log.read_text()
+        client = threading.Thread(target=post)
+        client.start()
+        while "http_requests_in_flight 2.0" not in httpx.get(f"{address}/metrics").text:
+            assert client.is_alive()
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        client.join()
+        assert answers[0].status_code == 200
+        # uvicorn ends with the signal that ended it, once everything is answered.
+        assert process.wait(timeout=30) in (0, -signal.SIGTERM)
+        assert "everything that was in flight is answered" in log.read_text()

@@ -65,8 +65,14 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return problem_response(422, f"{where}: {first['msg']}", request_id(request))
+        place, *names = (str(part) for part in first["loc"])
+        detail = f"{'.'.join([place, *names])}: {first['msg']}"
+        if place == "body" and names:
+            detail = (
+                f"The form must hold a file in its field '{names[0]}', "
+                f"as curl -F {names[0]}=@slice.tif sends it."
+            )
+        return problem_response(422, detail, request_id(request))
 
     @app.exception_handler(Exception)
     def unexpected(request: Request, error: Exception) -> JSONResponse:

@@ -14,7 +14,13 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from brain_mri_segmentation.images import MOST_PIXELS, MOST_SLICES, read_slice, read_volume
+from brain_mri_segmentation.images import (
+    MOST_PIXELS,
+    MOST_SLICES,
+    is_zip,
+    read_slice,
+    read_volume,
+)
 from brain_mri_segmentation.inference import Segmentation, segment_volume
 from brain_mri_segmentation.serving import pictures
 from brain_mri_segmentation.serving.answers import (
@@ -84,7 +90,9 @@ async def segment_slice(
 )
 async def segment_stack(
     request: Request,
-    files: Annotated[list[UploadFile], File(description="Slices, a zip, or a multi-page TIFF.")],
+    files: Annotated[
+        list[UploadFile], File(min_length=1, description="Slices, a zip, or a multi-page TIFF.")
+    ],
 ) -> Response:
     """Segment a volume."""
     service = request.app.state.service
@@ -159,7 +167,7 @@ def _read_volume(uploads: list[bytes]) -> list[np.ndarray]:
     contents: list[bytes] = []
     room = 4 * MOST_PIXELS  # bytes in all zips together
     for content in uploads:
-        if content.startswith(b"PK\x03\x04"):
+        if is_zip(content):
             unpacked = _unzip(content, room)
             room -= sum(map(len, unpacked))
             contents += unpacked

@@ -1,0 +1,76 @@
+"""The running service keeps what its OpenAPI document says, on requests made up from it."""
+
+import io
+
+import numpy as np
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import negative_data_rejection
+
+pytestmark = pytest.mark.slow
+
+HEALTHY = ["/health", "/ready", "/metrics"]
+BOUNDED = settings(
+    max_examples=25,
+    derandomize=True,  # the same requests in every run
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def picture(kind, mode):
+    pixels = np.zeros((64, 80, 3), np.uint8)
+    pixels[12:52, 15:65] = np.random.default_rng(0).integers(60, 160, (40, 50, 3))
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(buffer, kind)
+    return buffer.getvalue()
+
+
+PICTURES = [picture(*of) for of in (("PNG", "RGB"), ("TIFF", "RGB"), ("JPEG", "L"), ("PNG", "P"))]
+
+
+@pytest.fixture(scope="module")
+def document(server):
+    return schemathesis.openapi.from_url(f"{server[0]}/openapi.json")
+
+
+@pytest.mark.parametrize("path", HEALTHY)
+def test_what_is_watched_answers_as_documented(document, path):
+    response = document[path]["GET"].Case().call_and_validate()
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize(("path", "field"), [("/segment", "file"), ("/segment/volume", "files")])
+def test_slices_are_answered_as_documented(document, path, field):
+    sound = document[path]["POST"].as_strategy(generation_mode=GenerationMode.POSITIVE)
+    kinds = set()
+
+    @BOUNDED
+    @given(sound, st.sampled_from(PICTURES), st.sampled_from(["*/*", "application/json"]))
+    def answers(case, content, accept):
+        # A document cannot say what a picture is, so the pictures are sound ones.
+        case.body = {field: content if field == "file" else [content, content]}
+        response = case.call(headers={"Accept": accept})
+        case.validate_response(response, excluded_checks=[negative_data_rejection])
+        assert response.status_code == 200
+        kinds.update(response.headers["content-type"])
+
+    answers()
+    assert len(kinds) == 2
+
+
+@pytest.mark.parametrize("path", ["/segment", "/segment/volume"])
+def test_what_the_document_does_not_allow_is_refused_as_documented(document, path):
+    unsound = document[path]["POST"].as_strategy(generation_mode=GenerationMode.NEGATIVE)
+
+    @BOUNDED
+    @given(unsound)
+    def refuses(case):
+        assert case.call_and_validate().status_code in (400, 415, 422)
+
+    refuses()
