@@ -73,7 +73,7 @@ def slices(*uncertain):
 def test_review_finds_the_share_that_tells_bad_slices_from_good_ones():
     # Shares 0.2, 0.33, 0.5, 0.6; 40 uncertain pixels are too few to say anything.
     measured = measurement(slices(100, 200, 400, 600, 40), 0.9, 0.8, 0.3, 0.1, np.nan)
-    review = fit_review(measured, temperature=1, otherwise=0.5)
+    review = fit_review(measured, otherwise=0.5)
     assert review["threshold"] == pytest.approx((1 / 3 + 0.5) / 2)
     assert review["precision"] == review["recall"] == 1
     assert review["flagged"] == pytest.approx(2 / 5)
@@ -82,14 +82,14 @@ def test_review_finds_the_share_that_tells_bad_slices_from_good_ones():
 
 def test_a_bad_slice_that_the_model_is_sure_of_is_not_caught_and_said_so():
     measured = measurement(slices(100, 0, 400), 0.9, 0.0, 0.3)
-    review = fit_review(measured, temperature=1, otherwise=0.5)
+    review = fit_review(measured, otherwise=0.5)
     assert review["precision"] == 1
     assert review["recall"] == 0.5
 
 
 def test_without_a_bad_slice_the_threshold_stays():
     measured = measurement(slices(100, 800), 0.9, np.nan)
-    review = fit_review(measured, temperature=1, otherwise=0.5)
+    review = fit_review(measured, otherwise=0.5)
     assert review == {
         "threshold": 0.5, "precision": None, "recall": None, "flagged": 0.5, "bad": 0
     }  # fmt: skip

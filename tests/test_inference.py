@@ -116,15 +116,23 @@ def test_what_is_no_brain_slice_is_to_be_reviewed(checkpoint, image, reason):
     assert reason in segment(Segmenter(checkpoint), image).review
 
 
-def test_an_uncertain_map_is_to_be_reviewed_and_a_certain_one_is_not(phantom_folder):
+def test_an_uncertain_map_is_to_be_reviewed_and_a_certain_one_is_not(phantom_folder, parameters):
     home = phantom_folder / "kaggle_3m/PHANTOM_CS_0000"
     image = tifffile.imread(home / "PHANTOM_CS_0000_3.tif")
     certain, uncertain = np.zeros((64, 64), np.float32), np.zeros((64, 64), np.float32)
     certain[20:40, 20:40] = 0.95
-    uncertain[20:40, 20:40] = 0.6
-    assert _reason_to_review(image, certain, 0.5) is None
-    assert "uncertain" in _reason_to_review(image, uncertain, 0.5)
-    assert _reason_to_review(image, uncertain, 1.0) is None
+    uncertain[20:40, 20:40] = 0.7
+
+    def reason(probability, **rules):
+        return _reason_to_review(
+            image, probability, parameters.preprocessing.model_copy(update=rules)
+        )
+
+    assert reason(certain) is None
+    assert "uncertain" in reason(uncertain)
+    assert reason(uncertain, review_uncertainty=1.0) is None
+    # Before a temperature of 2.65 it was 0.9, and that is certain.
+    assert reason(uncertain, temperature=2.65) is None
 
 
 @pytest.mark.parametrize(

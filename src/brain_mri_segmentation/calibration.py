@@ -15,7 +15,12 @@ import pandas as pd
 from scipy import ndimage, optimize
 
 from brain_mri_segmentation.cohort import SliceReader, by_patient
-from brain_mri_segmentation.inference import UNCERTAIN, Segmenter, segment_volume, uncertain_share
+from brain_mri_segmentation.inference import (
+    UNCERTAIN_LOGIT,
+    Segmenter,
+    segment_volume,
+    uncertain_share,
+)
 from brain_mri_segmentation.metrics import COUNTS, Report, confusion_counts, dice, summarise
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.preprocessing import drop_small_regions, probability_to_mask
@@ -80,7 +85,7 @@ def calibrate(
     segmenter = Segmenter(raw, device)
     measured = measure(segmenter, images, masks, batch_size)
     temperature = fit_temperature(measured.near_tumour)
-    review = fit_review(measured, temperature, segmenter.preprocessing.review_uncertainty)
+    review = fit_review(measured, segmenter.preprocessing.review_uncertainty)
     tables = {
         "before": reliability(measured.near_tumour, 1),
         "after": reliability(measured.near_tumour, temperature),
@@ -210,12 +215,11 @@ def expected_calibration_error(table: pd.DataFrame) -> float:
     return float(np.average(gaps, weights=table["pixels"])) if len(table) else float("nan")
 
 
-def fit_review(measured: Measurement, temperature: float, otherwise: float) -> Report:
+def fit_review(measured: Measurement, otherwise: float) -> Report:
     """Choose the share of uncertain pixels that best tells bad slices from the others.
 
     Args:
         measured: Pixels of each slice by logit, and its Dice.
-        temperature: Divides the logits.
         otherwise: The threshold where nothing can be learnt, since no slice is bad or uncertain.
 
     Returns:
@@ -223,9 +227,8 @@ def fit_review(measured: Measurement, temperature: float, otherwise: float) -> R
         ``recall`` (None where nothing was learnt), the share of ``flagged`` slices, and how many
         were ``bad``.
     """
-    low, high = (np.log(p / (1 - p)) * temperature for p in UNCERTAIN)
-    uncertain = measured.slices[:, (low < _LOGITS) & (high > _LOGITS)].sum(axis=1)
-    possible = measured.slices[:, low < _LOGITS].sum(axis=1)
+    uncertain = measured.slices[:, np.abs(_LOGITS) < UNCERTAIN_LOGIT].sum(axis=1)
+    possible = measured.slices[:, _LOGITS > -UNCERTAIN_LOGIT].sum(axis=1)
     share = uncertain_share(uncertain, possible)
     bad = measured.dice < BAD_DICE  # NaN, nothing there and nothing found, is not bad
     found = np.unique(share)

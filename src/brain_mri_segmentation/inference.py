@@ -7,6 +7,7 @@
 Research use only, not a medical device.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,9 +32,10 @@ from brain_mri_segmentation.preprocessing import (
 )
 
 _LARGEST_VOLUME = 512  # slices that are held in memory together
-UNCERTAIN = (0.2, 0.8)
-"""A pixel whose tumour probability lies between these is uncertain; above the lower, it may be
-tumour."""
+UNCERTAIN_LOGIT = math.log(0.8 / 0.2)
+"""A pixel is uncertain when its logit, before the temperature, lies within +- this; above the
+lower end, it may be tumour. After the temperature of an overconfident network, nearly every pixel
+of a tumour would count."""
 _FEWEST_UNCERTAIN_PIXELS = 50  # below this, a share means little
 # Of the 3,542 slices of the public cohort at hand, those with a brain in them lie within these.
 _DARKEST_DEVIATION = 2.0  # grey levels; below, there is nothing in the picture
@@ -220,8 +222,8 @@ def uncertain_share(uncertain: ArrayLike, possible: ArrayLike) -> np.ndarray:
     """Return uncertain pixels as a share of all that may be tumour; 0 where they are few.
 
     Args:
-        uncertain: Pixels whose probability lies within ``UNCERTAIN``, of each slice.
-        possible: Pixels whose probability lies above its lower end.
+        uncertain: Pixels whose logit lies within +- ``UNCERTAIN_LOGIT``, of each slice.
+        possible: Pixels whose logit lies above its lower end.
     """
     return np.where(
         np.greater_equal(uncertain, _FEWEST_UNCERTAIN_PIXELS),
@@ -291,21 +293,21 @@ def _results(
                 tumour_pixels=int(tumour.sum()),
                 tumour_fraction=float(tumour.mean()),
                 confidence=float(chosen.mean()),
-                review=_reason_to_review(image, small, segmenter.preprocessing.review_uncertainty),
+                review=_reason_to_review(image, small, segmenter.preprocessing),
             )
         )
     return results
 
 
 def _reason_to_review(
-    image: np.ndarray, probability: np.ndarray, most_uncertain: float
+    image: np.ndarray, probability: np.ndarray, rules: PreprocessingParameters
 ) -> str | None:
     """Say why a person should look at a slice; None when nothing speaks for it.
 
     Args:
         image: (H, W, 3) uint8.
         probability: (S, S) float32, as the model gave it.
-        most_uncertain: Largest ``uncertain_share`` that needs no review.
+        rules: The model's temperature, and the largest ``uncertain_share`` that needs no review.
     """
     grey = image.mean(axis=2)
     if grey.std() < _DARKEST_DEVIATION:
@@ -318,8 +320,9 @@ def _reason_to_review(
     ).mean()
     if border > _BRIGHTEST_BORDER * centre:
         return "the picture does not look like a brain MRI slice: its border is not darker"
-    low, high = UNCERTAIN
+    high = 1 / (1 + math.exp(-UNCERTAIN_LOGIT / rules.temperature))
+    low = 1 - high
     uncertain = ((probability > low) & (probability < high)).sum()
-    if uncertain_share(uncertain, (probability > low).sum()) > most_uncertain:
+    if uncertain_share(uncertain, (probability > low).sum()) > rules.review_uncertainty:
         return "the model is uncertain about most of what may be tumour"
     return None
