@@ -44,8 +44,12 @@ format: install  ## mend style and formatting
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-docs: install  ## build the documentation: site/index.html
+docs: install  ## build the documentation, site/index.html, and the pipelines' graph, site/viz
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	rm -rf build  # previews are of the demo, as far as it has run
+	KEDRO_ENV=demo $(BIN)/kedro viz build --include-previews
+	sed -i.web '/fonts\.g[a-z]*\.com/d' build/index.html && rm build/index.html.web
+	mv build site/viz
 
 benchmark: install  ## compare training with a bare PyTorch loop
 	$(BIN)/python benchmarks/train_throughput.py

@@ -269,7 +269,9 @@ def pipelines_page() -> str:
     parts = [
         "---\nhide: [toc]\n---\n",
         "# Pipelines\n",
-        "Generated from the pipelines. `kedro viz` shows the same, to explore.\n",
+        "Generated from the pipelines. `kedro viz` shows the same, to explore, with previews of "
+        "tables and figures. `make docs` builds it into `site/viz`, which needs a web server: "
+        "`python -m http.server --directory site`, then <http://localhost:8000/viz/>.\n",
     ]
     for name, pipeline in sorted(_pipelines().items()):
         module = __import__(f"{PACKAGE}.pipelines.{name}.pipeline", fromlist=["create_pipeline"])

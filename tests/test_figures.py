@@ -23,6 +23,57 @@ def test_fewer_slices_are_shown_once_each(count):
     assert len(chosen) == count
 
 
+COHORT = pd.DataFrame(
+    [
+        *[("TCGA_CS_1", n, 0 if n < 3 else 500) for n in range(1, 5)],
+        *[("TCGA_DU_2", n, 0 if n < 4 else 1000) for n in range(1, 5)],
+        *[("TCGA_DU_1", n, 100) for n in range(1, 3)],
+    ],
+    columns=["patient", "slice", "tumour_pixels"],
+).assign(height=100, width=100)
+
+
+def test_the_cohort_overview_sorts_patients_by_site_and_tumour(tmp_path):
+    figure = figures.cohort_overview(COHORT)
+    assert figure.get_suptitle() == "3 patients of 2 sites: 50% of 10 slices hold tumour"
+    slices, area = figure.axes
+    assert [bar.get_height() for bar in slices.containers[0]] == [4, 2, 4]
+    assert [bar.get_height() for bar in slices.containers[1]] == [2, 2, 1]
+    assert [bar.get_height() for bar in area.containers[0]] == [5, 1, 10]  # % of the slice
+    assert [text.get_text() for text in area.get_xticklabels()] == ["CS (1)", "DU (2)"]
+    figure.savefig(tmp_path / "figure.png")
+
+
+def test_the_split_balance_names_the_shares_of_tumour_slices(tmp_path):
+    split = pd.DataFrame(
+        {"patient": ["TCGA_CS_1", "TCGA_DU_1", "TCGA_DU_2"], "split": ["train", "train", "val"]}
+    )
+    figure = figures.split_balance(COHORT, split)
+    assert figure.get_suptitle() == "Between 25 % and 67 % of each partition's slices hold tumour"
+    labels = [text.get_text() for text in figure.axes[0].get_xticklabels()]
+    assert labels == ["train\n2 patients\n6 slices", "val\n1 patients\n4 slices"]
+    figure.savefig(tmp_path / "figure.png")
+
+
+def test_dice_by_size_gives_the_median_of_each_quarter(tmp_path):
+    sizes = np.array([80, 70, 60, 50, 40, 30, 20, 10])
+    table = pd.DataFrame(
+        {
+            "dice": [0.9, 0.9, 0.8, 0.8, 0.7, 0.5, 0.3, 0.1],
+            "true_positive": sizes,
+            "false_negative": 0,
+        }
+    )
+    empty = pd.DataFrame({"dice": [np.nan], "true_positive": [0], "false_negative": [0]})
+    figure = figures.dice_by_tumour_size(pd.concat([table, empty]))
+    title = figure.axes[0].get_title()
+    assert (
+        title == "Median Dice is 0.20 in the quarter of the smallest tumours, 0.90 in the largest"
+    )
+    figure.savefig(tmp_path / "figure.png")
+    assert figures.dice_by_tumour_size(empty).axes[0].get_title() == "No slice holds tumour"
+
+
 def test_training_curves_say_the_finding_in_the_title():
     history = pd.DataFrame(
         {

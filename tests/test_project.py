@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import mlflow
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,6 +18,7 @@ import tifffile
 import yaml
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
+from nbclient import NotebookClient
 from PIL import Image
 
 from brain_mri_segmentation.errors import find_input_error
@@ -148,10 +150,28 @@ def test_figures_and_tables_have_previews_for_kedro_viz(project):
     bootstrap_project(project.folder)
     with KedroSession.create(project.folder, env="local") as session:
         catalog = session.load_context().catalog
-    for name in ("training_curves", "patient_dice", "slice_gallery"):
+    pictures = ("cohort_overview", "split_balance", "training_curves")
+    for name in (*pictures, "patient_dice", "dice_by_tumour_size", "slice_gallery"):
         assert base64.b64decode(catalog.get(name).preview()).startswith(b"\x89PNG")
     assert "dice" in catalog.get("patient_scores").preview()["columns"]
+    curves = {curve["name"]: curve for curve in catalog.get("training_chart").preview()["data"]}
+    assert curves.keys() == {"train/loss", "val/loss", "val/dice"}
     assert '"dice"' in catalog.get("metrics").preview()
+
+
+@pytest.mark.parametrize("path", sorted(SOURCE.glob("notebooks/*.ipynb")), ids=lambda p: p.stem)
+def test_a_notebook_runs_from_top_to_bottom(project, path, monkeypatch):
+    notebook = nbformat.read(path, as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells), "strip its outputs"
+    (project.folder / "notebooks").mkdir(exist_ok=True)
+    place = {"metadata": {"path": str(project.folder / "notebooks")}}
+    monkeypatch.setenv("PYTHONPATH", str(project.folder / "src"))
+    NotebookClient(notebook, timeout=300, resources=place).execute()
+    shown = [
+        output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])
+    ]
+    assert sum("image/png" in data for data in shown) >= 2
+    assert not (project.folder / "notebooks/mlflow.db").exists()
 
 
 def test_a_model_that_the_catalog_does_not_know_of_is_refused(project, tmp_path):

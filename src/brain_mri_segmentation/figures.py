@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from brain_mri_segmentation.cohort import SPLITS, site_of
 from brain_mri_segmentation.metrics import Report
 
 if TYPE_CHECKING:
@@ -15,6 +16,83 @@ if TYPE_CHECKING:
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#7F7F7F"
 _FLAIR = 1  # channel in which the tumour is bright
+
+
+def cohort_overview(cohort: pd.DataFrame) -> "Figure":
+    """Draw the slices of each patient, and how large its tumour becomes, site by site.
+
+    Args:
+        cohort: Columns patient, slice, height, width, tumour_pixels.
+    """
+    share = 100 * cohort["tumour_pixels"] / (cohort["height"] * cohort["width"])
+    rows = cohort.assign(share=share, site=cohort["patient"].map(site_of))
+    rows["tumour"] = rows["tumour_pixels"] > 0
+    groups = rows.groupby(["site", "patient"])
+    table = groups.agg(slices=("slice", "size"), tumour=("tumour", "sum"), share=("share", "max"))
+    table = table.sort_values(["site", "share"]).reset_index()
+    place = np.arange(len(table))
+    figure = _figure(max(7, 2 + 0.08 * len(table)), 5.5)
+    slices, area = figure.subplots(2, 1, sharex=True)
+    slices.bar(place, table["slices"], color="#CCCCCC", width=0.85, label="all")
+    slices.bar(place, table["tumour"], color=BLUE, width=0.85, label="with tumour")
+    slices.set_ylabel("Slices")
+    slices.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
+    area.bar(place, table["share"], color=ORANGE, width=0.85)
+    area.set_ylabel("Largest tumour,\n% of its slice")
+    first = table.groupby("site").head(1).index
+    for axes in (slices, area):
+        for start in first[1:]:
+            axes.axvline(start - 0.5, color="black", linewidth=0.8)
+        axes.grid(axis="y", alpha=0.3)
+        axes.set_axisbelow(True)
+    ends = [*first[1:], len(table)]
+    middles = [(start + end - 1) / 2 for start, end in zip(first, ends, strict=True)]
+    labels = [f"{table['site'][s]} ({e - s})" for s, e in zip(first, ends, strict=True)]
+    area.set_xticks(middles, labels)
+    area.tick_params(axis="x", length=0)
+    area.set(xlim=(-1, len(table)), xlabel="Site (patients); patients from small to large tumours")
+    figure.suptitle(
+        f"{len(table)} patients of {len(first)} sites: {rows['tumour'].mean():.0%} of "
+        f"{len(rows):,} slices hold tumour"
+    )
+    return figure
+
+
+def split_balance(cohort: pd.DataFrame, patient_split: pd.DataFrame) -> "Figure":
+    """Draw how alike the partitions are: share of tumour slices, and tumour of each patient.
+
+    Args:
+        cohort: Columns patient, slice, tumour_pixels.
+        patient_split: Columns patient, split.
+    """
+    merged = cohort.merge(patient_split, on="patient")
+    names = [name for name in SPLITS if (merged["split"] == name).any()]
+    figure = _figure(9, 4.2)
+    shares, volumes = figure.subplots(1, 2)
+    holding, labels = [], []
+    jitter = np.random.default_rng(0)
+    for at, name in enumerate(names):
+        part = merged[merged["split"] == name]
+        holding.append(100 * (part["tumour_pixels"] > 0).mean())
+        patients = part.groupby("patient")["tumour_pixels"].sum()
+        labels.append(f"{name}\n{len(patients)} patients\n{len(part):,} slices")
+        x = at + jitter.uniform(-0.15, 0.15, len(patients))
+        volumes.scatter(x, patients.clip(lower=1), s=16, color=BLUE, alpha=0.6, linewidths=0)
+        median = max(1, patients.median())
+        volumes.hlines(median, at - 0.3, at + 0.3, color=ORANGE, linewidth=3)
+    bars = shares.bar(range(len(names)), holding, color=BLUE, width=0.6)
+    shares.bar_label(bars, fmt="%.0f %%")
+    shares.set(ylim=(0, 100), ylabel="Slices that hold tumour, %")
+    volumes.set(yscale="log", ylabel="Tumour pixels of a patient; line: median")
+    volumes.set_xlim(-0.5, len(names) - 0.5)
+    for axes in (shares, volumes):
+        axes.set_xticks(range(len(names)), labels)
+        axes.grid(axis="y", alpha=0.3)
+        axes.set_axisbelow(True)
+    low, high = (f"{value:.0f} %" for value in (min(holding), max(holding)))
+    between = low if low == high else f"Between {low} and {high}"
+    figure.suptitle(f"{between} of each partition's slices hold tumour")
+    return figure
 
 
 def training_curves(history: pd.DataFrame) -> "Figure":
@@ -72,6 +150,43 @@ def patient_dice(patient_scores: pd.DataFrame, intervals: pd.DataFrame, report: 
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
     axes.set(xlim=(0, 1), xlabel="Dice of all slices of a patient; whiskers: 95 %, over slices")
     axes.set_title(title)
+    return figure
+
+
+def dice_by_tumour_size(slice_scores: pd.DataFrame) -> "Figure":
+    """Draw the Dice of each slice with tumour against its size, and the median of each quarter.
+
+    Args:
+        slice_scores: Columns dice, true_positive, false_negative.
+    """
+    pixels = slice_scores["true_positive"] + slice_scores["false_negative"]
+    table = slice_scores.assign(pixels=pixels)[pixels > 0].sort_values("pixels")
+    figure = _figure(7, 4.5)
+    axes = figure.subplots()
+    axes.set(ylim=(-0.03, 1.03), xlabel="Tumour pixels in the slice (truth)", ylabel="Dice")
+    axes.grid(alpha=0.3)
+    if table.empty:
+        axes.set_title("No slice holds tumour")
+        return figure
+    axes.scatter(table["pixels"], table["dice"], s=14, color=BLUE, alpha=0.4, linewidths=0)
+    axes.set_xscale("log")
+    axes.xaxis.get_major_locator().set_params(subs=(1, 3))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.minorticks_off()
+    parts = np.array_split(np.arange(len(table)), min(4, len(table)))
+    medians = []
+    for number, part in enumerate(parts):
+        quarter = table.iloc[part]
+        medians.append(float(quarter["dice"].median()))
+        ends = (quarter["pixels"].iloc[0], quarter["pixels"].iloc[-1])
+        label = "median of each quarter of the slices" if number == 0 else None
+        axes.plot(ends, [medians[-1]] * 2, color=ORANGE, linewidth=4, label=label)
+    figure.legend(frameon=False, loc="outside lower center")
+    axes.set_title(
+        f"Median Dice is {medians[0]:.2f} in the quarter of the smallest tumours, "
+        f"{medians[-1]:.2f} in the largest",
+        fontsize=11,
+    )
     return figure
 
 

@@ -1,8 +1,10 @@
 """The pages that are made from the code, and the site as `make docs` leaves it."""
 
+import http.server
 import importlib.util
 import re
 import shutil
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -167,3 +169,51 @@ def test_a_browser_without_a_network_shows_pages_diagrams_and_search(site):
         browser.close()
     assert faults == []
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
+@pytest.fixture
+def viz_address(site):
+    if not (site / "viz").is_dir():
+        pytest.skip("the pipelines' graph is not built; make docs")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=site)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/viz"
+        server.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="there is no chromium here")
+def test_a_browser_shows_the_graph_and_the_previews(viz_address):
+    sync_api = pytest.importorskip("playwright.sync_api")
+    configure_project("brain_mri_segmentation")
+    default = pipelines["__default__"]
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+        )
+        page = browser.new_page()
+        page.set_default_timeout(60_000)
+        asked = []
+        page.on("request", lambda request: asked.append(request.url))
+        shown = {}
+        for name, preview in (
+            ("patient_split", "table"),
+            ("training_chart", ".plotly"),
+            ("patient_dice", "img[src^='data:image/png']"),
+        ):
+            page.goto(f"{viz_address}/?pid=__default__&sn={name}")
+            page.wait_for_selector(".pipeline-node")
+            shown[name] = page.wait_for_selector(f".pipeline-metadata {preview}").is_visible()
+        datasets = {n for n in default.datasets() if not n.startswith("params:")}
+        assert page.locator(".pipeline-node").count() == len(default.nodes) + len(datasets)
+        browser.close()
+    assert all(shown.values()), shown
+    assert not [url for url in asked if not url.startswith(("http://127.0.0.1:", "data:", "blob:"))]

@@ -4,8 +4,10 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from brain_mri_segmentation import cohort as cohorts
+from brain_mri_segmentation import figures
 from brain_mri_segmentation.cohort import SliceFiles, SliceReader, Slices
 from brain_mri_segmentation.parameters import (
     CohortParameters,
@@ -45,6 +47,16 @@ def split_patients(
 def fingerprint_data(cohort: pd.DataFrame, patient_split: pd.DataFrame) -> dict[str, object]:
     """Describe data and split, so that results on different ones are never compared."""
     return cohorts.fingerprint_split(cohort, patient_split)
+
+
+def draw_cohort_overview(cohort: pd.DataFrame) -> Figure:
+    """Draw slices and tumour of each patient, site by site."""
+    return figures.cohort_overview(cohort)
+
+
+def draw_split_balance(cohort: pd.DataFrame, patient_split: pd.DataFrame) -> Figure:
+    """Draw how alike the partitions are."""
+    return figures.split_balance(cohort, patient_split)
 
 
 def write_split_folders(

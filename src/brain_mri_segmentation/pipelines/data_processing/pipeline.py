@@ -2,6 +2,8 @@ from kedro.pipeline import Node, Pipeline
 
 from brain_mri_segmentation.cohort import SPLITS
 from brain_mri_segmentation.pipelines.data_processing.nodes import (
+    draw_cohort_overview,
+    draw_split_balance,
     fingerprint_data,
     index_cohort,
     split_patients,
@@ -36,6 +38,18 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 inputs=["cohort", "patient_split"],
                 outputs="data_fingerprint",
                 name="fingerprint_data",
+            ),
+            Node(
+                draw_cohort_overview,
+                inputs="cohort",
+                outputs="cohort_overview",
+                name="draw_cohort_overview",
+            ),
+            Node(
+                draw_split_balance,
+                inputs=["cohort", "patient_split"],
+                outputs="split_balance",
+                name="draw_split_balance",
             ),
             Node(
                 write_split_folders,

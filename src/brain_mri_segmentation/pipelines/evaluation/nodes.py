@@ -103,6 +103,11 @@ def draw_patient_dice(
     return figures.patient_dice(patient_scores, intervals, report)
 
 
+def draw_dice_by_tumour_size(slice_scores: pd.DataFrame) -> Figure:
+    """Draw Dice against the size of the tumour."""
+    return figures.dice_by_tumour_size(slice_scores)
+
+
 def draw_slice_gallery(
     slice_scores: pd.DataFrame, images: Slices, masks: Slices, predictions: Slices
 ) -> Figure:

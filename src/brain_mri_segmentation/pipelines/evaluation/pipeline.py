@@ -2,6 +2,7 @@ from kedro.pipeline import Node, Pipeline
 
 from brain_mri_segmentation.cohort import SPLITS
 from brain_mri_segmentation.pipelines.evaluation.nodes import (
+    draw_dice_by_tumour_size,
     draw_patient_dice,
     draw_slice_gallery,
     score_predictions,
@@ -63,6 +64,12 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 },
                 outputs="patient_dice",
                 name="draw_patient_dice",
+            ),
+            Node(
+                draw_dice_by_tumour_size,
+                inputs="slice_scores",
+                outputs="dice_by_tumour_size",
+                name="draw_dice_by_tumour_size",
             ),
             Node(
                 draw_slice_gallery,

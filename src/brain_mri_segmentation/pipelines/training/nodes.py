@@ -75,6 +75,6 @@ def draw_reliability_diagram(calibration: Report) -> Figure:
     return figures.reliability_diagram(calibration)
 
 
-def draw_training_curves(training_history: pd.DataFrame) -> Figure:
-    """Draw losses and validation scores of each epoch."""
-    return figures.training_curves(training_history)
+def draw_training_curves(training_history: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """Draw losses and validation scores of each epoch; return what the browser draws as well."""
+    return figures.training_curves(training_history), training_history

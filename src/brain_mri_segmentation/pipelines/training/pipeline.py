@@ -50,7 +50,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             Node(
                 draw_training_curves,
                 inputs="training_history",
-                outputs="training_curves",
+                outputs=["training_curves", "training_chart"],
                 name="draw_training_curves",
             ),
         ]
