@@ -170,7 +170,7 @@ def dice_by_tumour_size(slice_scores: pd.DataFrame) -> "Figure":
         return figure
     axes.scatter(table["pixels"], table["dice"], s=14, color=BLUE, alpha=0.4, linewidths=0)
     axes.set_xscale("log")
-    axes.xaxis.get_major_locator().set_params(subs=(1, 3))
+    axes.xaxis.get_major_locator().set_params(subs=(1, 3))  # type: ignore[call-arg]
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.minorticks_off()
     parts = np.array_split(np.arange(len(table)), min(4, len(table)))
