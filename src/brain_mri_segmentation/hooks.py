@@ -5,11 +5,12 @@ from typing import Any
 import mlflow
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
-from kedro.io import CatalogProtocol
+from kedro.io import CatalogProtocol, MemoryDataset
 from kedro.pipeline import Pipeline
 
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.parameters import check_parameters, flatten
+from brain_mri_segmentation.processes import Processes
 from brain_mri_segmentation.provenance import git_commit
 
 # What catalog.yml reads, too: there it comes from globals.yml or the command line alone.
@@ -33,6 +34,17 @@ class CheckParameters:
                     f"{in_catalog.get(name)!r} for the catalog. Set it in globals.yml of your "
                     f"environment (such as conf/local/globals.yml), or with --params {name}=..."
                 )
+
+
+class SaveOnce:
+    """Of several processes of one run, lets the first alone write what the pipeline makes."""
+
+    @hook_impl
+    def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        """Keep results in memory in all other processes."""
+        if Processes.started().rank > 0:
+            for name in pipeline.all_outputs():
+                catalog[name] = MemoryDataset(copy_mode="assign")
 
 
 class LogParameters:

@@ -126,7 +126,7 @@ class TrainingParameters(Parameters):
     epochs: int = Field(ge=1)
     """Most passes; early stopping may end it before."""
     batch_size: int = Field(ge=1)
-    """Slices in one optimiser step."""
+    """Slices in one optimiser step, those of all processes together."""
     lr: float = Field(gt=0, le=1)
     """Highest learning rate of the one-cycle schedule."""
     weight_decay: float = Field(ge=0, le=1)
@@ -154,6 +154,9 @@ class TrainingParameters(Parameters):
     """``auto`` takes bfloat16 where the processor has instructions for it, else 32 bits."""
     accelerator: Literal["auto", "cpu", "gpu"]
     """Where training runs; ``gpu`` is an error on a machine without one."""
+    strategy: Literal["auto", "ddp"]
+    """``auto`` trains in one process on one device, ``ddp`` in all processes that torchrun or
+    SLURM started, one a device (distributed data parallel)."""
     workers: int = Field(ge=0)
     """Processes that read slices; 0 reads them in the main process."""
     deterministic: bool

@@ -3,14 +3,18 @@
 import os
 
 from brain_mri_segmentation import startup
-from brain_mri_segmentation.hooks import CheckParameters, LogParameters
+from brain_mri_segmentation.hooks import CheckParameters, LogParameters, SaveOnce
+from brain_mri_segmentation.processes import Processes
 
 startup.prepare()
 
 # Read before any run: MLflow sets the variable itself when one begins.
 _TRACKING_URI = os.environ.get("MLFLOW_TRACKING_URI")
 
-HOOKS = (CheckParameters(), LogParameters())
+HOOKS = (CheckParameters(), LogParameters(), SaveOnce())
+
+# Of several processes, the first alone opens an MLflow run.
+DISABLE_HOOKS_FOR_PLUGINS = ("kedro-mlflow",) if Processes.started().rank else ()
 
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

@@ -1,11 +1,13 @@
 """What is set before anything runs, so that the command line speaks clearly."""
 
+import logging
 import os
 import warnings
 from functools import cache
 from typing import TextIO
 
 from brain_mri_segmentation.errors import show_input_errors_without_traceback
+from brain_mri_segmentation.processes import Processes
 
 # Nothing is reported to anybody unless the user says so. Libraries read this when imported.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -43,3 +45,5 @@ def prepare() -> None:
 
     warnings.showwarning = show_if_for_users
     show_input_errors_without_traceback()
+    if Processes.started().rank:
+        logging.disable(logging.WARNING)  # the first process says it

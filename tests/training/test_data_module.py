@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.processes import Processes
 from brain_mri_segmentation.training.data_module import (
     SliceDataModule,
     SliceDataset,
@@ -32,6 +33,18 @@ def test_an_epoch_holds_all_tumour_slices_and_the_share_decides_the_others(share
     assert sum(HOLDS_TUMOUR[chosen]) == 6
     assert len(chosen) == 6 + others
     assert len(set(chosen)) == len(chosen)
+
+
+def test_processes_deal_out_every_batch_between_them():
+    alone = drawn(0.5)
+    parts = []
+    for rank in range(3):
+        sampler = TumourShareSampler(HOLDS_TUMOUR, 0.5, 0, Processes(rank, 3, 3))
+        parts.append(list(sampler))
+        assert len(parts[-1]) == len(sampler) == 4
+    # Batches of two in each process are the batches of six of one alone.
+    assert {*parts[0][:2], *parts[1][:2], *parts[2][:2]} == set(alone[:6])
+    assert {*parts[0][2:], *parts[1][2:], *parts[2][2:]} == set(alone[6:])
 
 
 def test_each_epoch_draws_anew_and_the_seed_repeats_it():

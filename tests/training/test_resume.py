@@ -1,4 +1,7 @@
-"""Trainings that are killed, told to stop, and resumed. This file is the process that is killed."""
+"""Trainings that are killed, told to stop, resumed, and shared by several processes.
+
+This file is also the process that is killed.
+"""
 
 import os
 import signal
@@ -7,12 +10,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
 
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.models import write_atomically
+from brain_mri_segmentation.models import Checkpoint, write_atomically
 from brain_mri_segmentation.parameters import PreprocessingParameters, TrainingParameters
 from brain_mri_segmentation.training import Partition, Recipe, fit_model
 from brain_mri_segmentation.training.callbacks import AtomicCheckpointIO
@@ -22,6 +26,8 @@ pytestmark = pytest.mark.slow
 
 CONF = Path(__file__).resolve().parents[2] / "conf/base/parameters.yml"
 STEPS = 6  # an epoch: 24 slices in batches of 4
+# Normalisation of a batch is what differs between one process and two; augmentation is not it.
+TOGETHER = {"epochs": 4, "augmentation": None}
 
 
 def partition(patients: int) -> Partition:
@@ -49,6 +55,8 @@ def train(workspace, model="unet", pretrained=None, experiment=None, val=2, **ch
         "accelerator": "cpu",
         "half_resolution_share": 0.3 if model == "unet" else 0,
     }
+    if changes.get("augmentation", ...) is None:
+        changes["augmentation"] = dict.fromkeys(training["augmentation"], 0)
     options = {"unet": {"channels": [4, 8]}, "segformer": {"pretrained": pretrained}}
     recipe = Recipe(
         model_name=model,
@@ -84,6 +92,38 @@ def train_until(step: int, what: str, *arguments: str) -> None:
     SegmentationModule.training_step = training_step
     AtomicCheckpointIO.save_checkpoint = save_checkpoint
     train(*arguments)
+
+
+def train_together(workspace: str, step: str) -> None:
+    """Train as one of several processes; the second is killed once, in the middle of a step."""
+    done = SegmentationModule.training_step
+    validate = SegmentationModule.validation_step
+    seen = []
+
+    def training_step(self, batch, index):
+        first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+        if first and (self.global_rank, self.global_step) == (1, int(step)):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return done(self, batch, index)
+
+    def validation_step(self, batch, index):
+        seen.append(len(batch["image"]))
+        validate(self, batch, index)
+
+    SegmentationModule.training_step = training_step
+    SegmentationModule.validation_step = validation_step
+    checkpoint, history = train(workspace, strategy="ddp", **TOGETHER)
+    rank = os.environ["RANK"]
+    checkpoint.save(Path(workspace) / f"{rank}.ckpt")
+    history.to_csv(Path(workspace) / f"{rank}.csv", index=False)
+    (Path(workspace) / f"{rank}.seen").write_text(str(sum(seen[-len(seen) // len(history) :])))
+
+
+def torchrun(workspace: Path, step: int = -1, restarts: int = 0) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    command += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]
+    command += [f"--max-restarts={restarts}", __file__, "together", str(workspace), str(step)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
 
 
 def interrupt(step: int, what: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -203,7 +243,58 @@ def test_starting_afresh_keeps_the_training_before(finished):
         train(workspace, epochs=2, resume=True)
 
 
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """The result of two processes, as (checkpoint, history)."""
+    workspace = tmp_path_factory.mktemp("together")
+    done = torchrun(workspace)
+    assert done.returncode == 0, done.stderr
+    return workspace
+
+
+def result(workspace):
+    return Checkpoint.load(workspace / "0.ckpt"), pd.read_csv(workspace / "0.csv")
+
+
+def test_two_processes_share_every_validation_slice_and_agree(together):
+    assert [int((together / f"{rank}.seen").read_text()) for rank in (0, 1)] == [6, 6]
+    other = Checkpoint.load(together / "1.ckpt")
+    for name, value in result(together)[0].weights.items():
+        assert torch.equal(value, other.weights[name]), name
+
+
+def test_two_processes_score_like_one_with_the_same_batches(together, tmp_path):
+    alone = train(tmp_path, **TOGETHER)
+    dice = [history["val/dice"].max() for _, history in (alone, result(together))]
+    assert dice[1] == pytest.approx(dice[0], abs=0.01)
+
+
+def test_a_killed_process_is_started_again_and_training_goes_on(together, tmp_path):
+    done = torchrun(tmp_path, step=STEPS + 2, restarts=1)
+    assert done.returncode == 0, done.stderr
+    assert "Signal 9 (SIGKILL)" in done.stderr
+    assert_equal_to(result(together), result(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("variables", "strategy", "message"),
+    [
+        ({}, "ddp", "this one was started alone.*torchrun"),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "auto", "2 processes were started.*--env ddp"),
+        ({"RANK": "0", "WORLD_SIZE": "3"}, "ddp", "batch_size=4 cannot be shared by 3 processes"),
+    ],
+)
+def test_launcher_and_parameters_must_agree(monkeypatch, tmp_path, variables, strategy, message):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=message):
+        train(tmp_path, strategy=strategy)
+
+
 if __name__ == "__main__":
+    if sys.argv[1] == "together":
+        train_together(*sys.argv[2:])
+        sys.exit()
     try:
         train_until(int(sys.argv[1]), *sys.argv[2:])
     except InputError as error:

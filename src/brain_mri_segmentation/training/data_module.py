@@ -13,6 +13,7 @@ from brain_mri_segmentation.cohort import SliceReader, by_patient, patient_of
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.parameters import PreprocessingParameters, TrainingParameters
 from brain_mri_segmentation.preprocessing import IntensityStatistics, to_tensor
+from brain_mri_segmentation.processes import ALONE, Processes
 
 
 class Batch(TypedDict):
@@ -99,21 +100,31 @@ class SliceDataset(Dataset[dict[str, object]]):
 class TumourShareSampler(Sampler[int]):
     """All slices with tumour, and as many others as a given share leaves room for.
 
-    The order and the choice of the others depend on the seed and the epoch alone.
+    The order and the choice of the others depend on the seed and the epoch alone. Of several
+    processes each takes its part of every batch; slices of the last batch that cannot be dealt
+    out evenly are left out.
 
     Args:
         holds_tumour: (slices,) bool.
         tumour_share: Share of slices with tumour in an epoch; None takes every slice once.
         seed: Seed of the draws.
+        processes: Who takes part.
     """
 
-    def __init__(self, holds_tumour: np.ndarray, tumour_share: float | None, seed: int) -> None:
+    def __init__(
+        self,
+        holds_tumour: np.ndarray,
+        tumour_share: float | None,
+        seed: int,
+        processes: Processes = ALONE,
+    ) -> None:
         self._tumour, self._others = np.flatnonzero(holds_tumour), np.flatnonzero(~holds_tumour)
         wanted = len(self._others)
         if tumour_share is not None:
             wanted = round(len(self._tumour) * (1 - tumour_share) / tumour_share)
         self._others_per_epoch = min(wanted, len(self._others))
         self._seed = seed
+        self._processes = processes
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -121,12 +132,14 @@ class TumourShareSampler(Sampler[int]):
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return len(self._tumour) + self._others_per_epoch
+        return (len(self._tumour) + self._others_per_epoch) // self._processes.count
 
     def __iter__(self) -> Iterator[int]:
         random = np.random.default_rng((self._seed, self._epoch))
         others = random.choice(self._others, self._others_per_epoch, replace=False)
-        return iter(random.permutation(np.concatenate([self._tumour, others])).tolist())
+        order = random.permutation(np.concatenate([self._tumour, others]))
+        part = order[self._processes.rank :: self._processes.count]
+        return iter(part[: len(self)].tolist())
 
 
 class SliceDataModule(lightning.LightningDataModule):
@@ -137,13 +150,19 @@ class SliceDataModule(lightning.LightningDataModule):
         val: Slices to select by.
         settings: Batch size, share of tumour slices, workers.
         seed: Seed of the sampling.
+        processes: Who shares the slices of a batch, and those of validation.
 
     Raises:
-        InputError: A partition is empty or holds no tumour.
+        InputError: A partition is empty or holds no tumour, or a batch cannot be shared.
     """
 
     def __init__(
-        self, train: SliceDataset, val: SliceDataset, settings: TrainingParameters, seed: int
+        self,
+        train: SliceDataset,
+        val: SliceDataset,
+        settings: TrainingParameters,
+        seed: int,
+        processes: Processes = ALONE,
     ) -> None:
         super().__init__()
         for name, dataset in (("train", train), ("val", val)):
@@ -152,28 +171,38 @@ class SliceDataModule(lightning.LightningDataModule):
                     f"The {name} partition holds {len(dataset)} slice(s) and no tumour, so that "
                     "Dice means nothing there. Choose another split seed or manifest."
                 )
+        if settings.batch_size % processes.count:
+            raise InputError(
+                f"training.batch_size={settings.batch_size} cannot be shared by "
+                f"{processes.count} processes. Give a multiple of {processes.count}."
+            )
         self.train, self.val, self._settings = train, val, settings
-        self._sampler = TumourShareSampler(train.holds_tumour, settings.tumour_share, seed)
+        self._batch_size = settings.batch_size // processes.count
+        self._sampler = TumourShareSampler(
+            train.holds_tumour, settings.tumour_share, seed, processes
+        )
+        # Each slice once: Lightning's own sampler would repeat some to give all the same number.
+        self._val_part = range(processes.rank, len(val), processes.count)
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps in an epoch."""
-        return math.ceil(len(self._sampler) / self._settings.batch_size)
+        return math.ceil(len(self._sampler) / self._batch_size)
 
     def train_dataloader(self) -> DataLoader[dict[str, object]]:
         """Return the batches of one epoch."""
         return self._loader(self.train, sampler=self._sampler)
 
     def val_dataloader(self) -> DataLoader[dict[str, object]]:
-        """Return every validation slice once, in order."""
-        return self._loader(self.val)
+        """Return this process's part of the validation slices, in order."""
+        return self._loader(self.val, sampler=self._val_part)
 
     def _loader(
-        self, dataset: SliceDataset, sampler: Sampler[int] | None = None
+        self, dataset: SliceDataset, sampler: Sampler[int] | range
     ) -> DataLoader[dict[str, object]]:
         return DataLoader(
             dataset,
-            batch_size=self._settings.batch_size,
+            batch_size=self._batch_size,
             sampler=sampler,
             num_workers=self._settings.workers,
             persistent_workers=self._settings.workers > 0,

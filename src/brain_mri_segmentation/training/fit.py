@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from brain_mri_segmentation.cohort import SliceReader, fingerprint
@@ -22,6 +23,7 @@ from brain_mri_segmentation.parameters import (
     TrainingParameters,
     flatten,
 )
+from brain_mri_segmentation.processes import Processes
 from brain_mri_segmentation.provenance import git_commit, package_versions
 from brain_mri_segmentation.training.callbacks import (
     LAST,
@@ -37,7 +39,9 @@ from brain_mri_segmentation.training.hardware import (
     check_accelerator,
     choose_memory_format,
     choose_precision,
+    choose_processes,
     keep_freed_memory,
+    use_gpu,
 )
 from brain_mri_segmentation.training.resume import HARMLESS, load_interrupted
 from brain_mri_segmentation.training.segmentation_module import SegmentationModule
@@ -89,11 +93,13 @@ def fit_model(
 
     Raises:
         InputError: A partition holds no tumour, pretrained weights cannot be had, there is no
-            GPU, the workspace cannot be written, there is no such training to go on with, or it
+            GPU, several processes were started without ``strategy: ddp`` or the other way
+            round, the workspace cannot be written, there is no such training to go on with, or it
             was told to stop (SIGTERM, Ctrl-C).
     """
     settings = recipe.training
     check_accelerator(settings.accelerator)
+    processes = choose_processes(settings.strategy)
     keep_freed_memory()
     lightning.seed_everything(recipe.seed, workers=True, verbose=False)
 
@@ -107,6 +113,7 @@ def fit_model(
         SliceDataset(val.images, val.masks, recipe.preprocessing),
         settings,
         recipe.seed,
+        processes,
     )
     network.train()  # pretrained networks come in evaluation mode
     module = SegmentationModule(
@@ -117,7 +124,7 @@ def fit_model(
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
         # EpochReport says what a user wants to know.
         logging.getLogger(name).setLevel(logging.WARNING)
-    trainer = _make_trainer(settings, [report, last])
+    trainer = _make_trainer(settings, [report, last], processes)
     logger.info(
         "Training %s (%.2f M parameters) on %d slices of %d patients, %d steps an epoch, "
         "precision %s; validating on %d slices of %d patients",
@@ -161,7 +168,9 @@ def _make_network(recipe: Recipe, interrupted: dict[str, Any] | None) -> nn.Modu
     return start.build()
 
 
-def _make_trainer(settings: TrainingParameters, callbacks: list[Callback]) -> lightning.Trainer:
+def _make_trainer(
+    settings: TrainingParameters, callbacks: list[Callback], processes: Processes
+) -> lightning.Trainer:
     callbacks = [*callbacks, Patience(settings.patience)]
     if settings.average_decay:
         callbacks.append(MovingAverage(settings.average_decay))
@@ -175,7 +184,13 @@ def _make_trainer(settings: TrainingParameters, callbacks: list[Callback]) -> li
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return lightning.Trainer(
         accelerator=settings.accelerator,
-        devices=1,
+        # Buffers are averaged before validation; to send them at every step would need as many
+        # steps of validation in each process.
+        strategy=DDPStrategy(forward_sync_buffers=False) if processes.count > 1 else "auto",
+        devices=processes.per_machine,
+        num_nodes=processes.count // processes.per_machine,
+        use_distributed_sampler=False,
+        sync_batchnorm=processes.count > 1 and use_gpu(settings.accelerator),
         precision=choose_precision(settings.precision, settings.accelerator),
         max_epochs=settings.epochs,
         deterministic=deterministic,

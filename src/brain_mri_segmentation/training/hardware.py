@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.processes import Processes
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,36 @@ def check_accelerator(accelerator: str) -> None:
         )
 
 
+def choose_processes(strategy: str) -> Processes:
+    """Return the processes that train together.
+
+    Args:
+        strategy: ``auto`` for this one alone, ``ddp`` for all that torchrun or SLURM started.
+
+    Raises:
+        InputError: Only one of the two, launcher and parameter, speaks of several processes.
+    """
+    processes = Processes.started()
+    if strategy == "ddp" and processes.count == 1:
+        raise InputError(
+            "training.strategy=ddp trains in several processes, and this one was started alone. "
+            "Start them with torchrun --nproc-per-node N -m kedro run --pipeline training "
+            "--env ddp, or give --params training.strategy=auto."
+        )
+    if strategy == "auto" and processes.count > 1:
+        raise InputError(
+            f"{processes.count} processes were started, and with training.strategy=auto each would "
+            "train a model of its own in the same place. Add '--env ddp', or --params "
+            "training.strategy=ddp."
+        )
+    return processes
+
+
+def use_gpu(accelerator: str) -> bool:
+    """Say whether training runs on an NVIDIA GPU."""
+    return accelerator != "cpu" and torch.cuda.is_available()
+
+
 def choose_precision(precision: str, accelerator: str) -> Precision:
     """Return Lightning's name of a number format: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
 
@@ -42,7 +73,7 @@ def choose_precision(precision: str, accelerator: str) -> Precision:
     """
     if precision != "auto":
         return _PRECISIONS[precision]
-    if accelerator != "cpu" and torch.cuda.is_available():
+    if use_gpu(accelerator):
         return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
     if accelerator != "cpu" and torch.mps.is_available():
         return "32-true"
@@ -59,8 +90,7 @@ def choose_memory_format(accelerator: str) -> torch.memory_format:
     Channels last wins on GPUs and on processors with AVX-512; on those with AVX2 alone it loses
     (benchmarks/train_throughput.py shows both).
     """
-    on_gpu = accelerator != "cpu" and torch.cuda.is_available()
-    if on_gpu or torch.cpu.get_capabilities().get("avx512_f"):
+    if use_gpu(accelerator) or torch.cpu.get_capabilities().get("avx512_f"):
         return torch.channels_last
     return torch.contiguous_format
 

@@ -1,7 +1,7 @@
 """The loss that training minimises."""
 
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.nn import functional as F
 
 
@@ -11,6 +11,7 @@ class DiceCrossEntropyLoss(nn.Module):
     Soft Dice = 1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1), with the tumour probability p and
     the truth t summed over the whole batch (Milletari et al. 2016; the batch form of nnU-Net):
     a slice without tumour then adds its false positives instead of a ratio without meaning.
+    In training by several processes the batch is that of all of them together.
 
     Args:
         dice_weight: Share of soft Dice in 0..1; the rest is cross-entropy.
@@ -41,7 +42,17 @@ class DiceCrossEntropyLoss(nn.Module):
     def _of_output(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         logits = logits.float()  # sums over a batch overflow half precision
         probability, truth = logits.softmax(dim=1)[:, 1], target.float()
-        overlap = (probability * truth).sum()
-        dice = (2 * overlap + 1) / (probability.sum() + truth.sum() + 1)
+        sums = torch.stack([(probability * truth).sum(), probability.sum() + truth.sum()])
+        if distributed.is_initialized() and torch.is_grad_enabled():
+            sums = _over_processes(sums)
+        dice = (2 * sums[0] + 1) / (sums[1] + 1)
         cross_entropy = F.cross_entropy(logits, target)
         return self.dice_weight * (1 - dice) + (1 - self.dice_weight) * cross_entropy
+
+
+def _over_processes(sums: torch.Tensor) -> torch.Tensor:
+    """Add up what all processes have; gradients reach this one's share, as in one process."""
+    total = sums.detach().clone()
+    distributed.all_reduce(total)
+    own = distributed.get_world_size() * sums  # gradients are averaged over the processes later
+    return own + (total - own).detach()

@@ -1,7 +1,6 @@
 """Going on with an interrupted training, and refusing to go on with another one."""
 
 import logging
-import os
 import pickle
 from pathlib import Path
 from typing import Any, Literal
@@ -9,12 +8,13 @@ from typing import Any, Literal
 import torch
 
 from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.processes import Processes, started_again
 from brain_mri_segmentation.training.callbacks import LAST
 
 logger = logging.getLogger(__name__)
 
 # What may change on the way: it decides how fast a training runs or when it ends, not what it is.
-HARMLESS = {"resume", "patience", "workers", "accelerator", "deterministic"}
+HARMLESS = {"resume", "patience", "workers", "accelerator", "strategy", "deterministic"}
 _PREVIOUS = "previous.ckpt"
 
 
@@ -23,7 +23,7 @@ def load_interrupted(
 ) -> dict[str, Any] | None:
     """Read what an interrupted training left.
 
-    A process that torchrun started again always goes on, as if ``resume`` were ``auto``.
+    Processes that torchrun or SLURM started again go on in any case, as with ``auto``.
 
     Args:
         workspace: Folder in which ``LastCheckpoint`` writes.
@@ -39,8 +39,9 @@ def load_interrupted(
     path = workspace / LAST
     for rest in workspace.glob(f".{LAST}.*.part"):  # of a process that was killed while it wrote
         rest.unlink(missing_ok=True)
-    if resume is False and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
-        _set_aside(path)
+    if resume is False and not started_again():
+        if Processes.started().rank == 0:
+            _set_aside(path)
         return None
     if not path.is_file():
         if resume is True:

@@ -53,7 +53,7 @@ class SegmentationModule(lightning.LightningModule):
         if not self.trainer.training:
             return batch | {"image": normalise(image, statistics)}
         # One stream of random numbers a step: what a step sees depends on its number alone.
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self.global_step)
+        generator = torch.Generator().manual_seed(self._stream)
         alone = torch.rand(len(image), 1, 1, generator=generator)
         alone = (alone < self._settings.augmentation.lone_slice).to(image.device)
         statistics = torch.where(alone, batch["own_statistics"], statistics)
@@ -66,7 +66,12 @@ class SegmentationModule(lightning.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Let dropout, too, depend on the number of the step alone, also in a resumed training."""
-        torch.manual_seed(self._seed * 1_000_003 + self.global_step)
+        torch.manual_seed(self._stream)
+
+    @property
+    def _stream(self) -> int:
+        """Seed of a step, another one in each process."""
+        return self._seed * 1_000_003 + self.global_step + (self.global_rank << 48)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Return the loss of a batch."""
@@ -75,8 +80,11 @@ class SegmentationModule(lightning.LightningModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the counts of the epoch before."""
+        """Forget the counts of the epoch before; validate the same network in all processes."""
         self._counts[:] = 0
+        for buffer in self.network.buffers():  # of batch normalisation: each process has its own
+            if buffer.is_floating_point():
+                buffer.copy_(self.trainer.strategy.reduce(buffer, reduce_op="mean"))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the counts of its patients."""
@@ -89,17 +97,21 @@ class SegmentationModule(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean over patients of Dice and IoU, each of a patient's summed counts."""
+        own = torch.from_numpy(self._counts).to(self.device)
+        counts = self.trainer.strategy.reduce(own, reduce_op="sum").cpu().numpy()
         scores = {
-            "val/dice": float(np.nanmean(dice(self._counts))),
-            "val/iou": float(np.nanmean(iou(self._counts))),
-            "val/pixel_accuracy": float(pixel_accuracy(self._counts.sum(axis=0))),
+            "val/dice": float(np.nanmean(dice(counts))),
+            "val/iou": float(np.nanmean(iou(counts))),
+            "val/pixel_accuracy": float(pixel_accuracy(counts.sum(axis=0))),
         }
-        self.log_dict(scores, logger=False)
+        self.log_dict(scores, logger=False, sync_dist=True)
 
     def _log(self, name: str, value: torch.Tensor, batch: Batch) -> None:
         """Average a value over the epoch; EpochReport sends it to the experiment logger."""
         size = len(batch["image"])
-        self.log(name, value, on_step=False, on_epoch=True, logger=False, batch_size=size)
+        self.log(
+            name, value, on_epoch=True, on_step=False, logger=False, batch_size=size, sync_dist=True
+        )
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return AdamW with a one-cycle schedule: a warm-up, then a decay, both along cosines."""
