@@ -300,6 +300,46 @@ def site_of(patient: str) -> str:
     return match[1] if match else "other"
 
 
+def assign_folds(patients: list[str], folds: int, seed: int) -> pd.DataFrame:
+    """Deal patients out to the folds of a cross-validation, those of each site evenly.
+
+    Returns:
+        One row a patient, by name: ``patient``, ``site``, ``fold`` (from 1). The sizes of two
+        folds differ by one patient at most, and so do the patients that they have of one site.
+
+    Raises:
+        InputError: There are fewer patients than folds.
+    """
+    if len(patients) < folds:
+        raise InputError(f"{len(patients)} patient(s) cannot be dealt out to {folds} folds.")
+    shuffled = sorted(patients)
+    random.Random(seed).shuffle(shuffled)
+    table = pd.DataFrame({"patient": shuffled, "site": [site_of(name) for name in shuffled]})
+    table = table.sort_values("site", kind="stable", ignore_index=True)
+    table["fold"] = table.index % folds + 1
+    return table.sort_values("patient", ignore_index=True)
+
+
+def roles_in_fold(fold_assignment: pd.DataFrame, fold: int, folds: int) -> dict[str, str]:
+    """Say what each patient is in the training of one fold.
+
+    Returns:
+        By patient: ``evaluation`` for those of the fold itself, ``val`` for those of the next,
+        which select the epoch (so that no score rests on its own selection), else ``train``.
+
+    Raises:
+        InputError: The assignment is one to another number of folds.
+    """
+    if (assigned := int(fold_assignment["fold"].max())) != folds:
+        raise InputError(
+            f"The patients are assigned to {assigned} folds, and this run is for {folds}. Run the "
+            f"cross-validation without --only-missing-outputs, or with --params folds={assigned}."
+        )
+    roles = {fold: "evaluation", fold % folds + 1: "val"}
+    pairs = zip(fold_assignment["patient"], fold_assignment["fold"], strict=True)
+    return {patient: roles.get(number, "train") for patient, number in pairs}
+
+
 def by_patient(slice_names: list[str]) -> dict[str, list[str]]:
     """Group slice names by patient, slices in the order of their numbers."""
 

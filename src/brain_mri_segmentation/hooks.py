@@ -10,6 +10,7 @@ from kedro.pipeline import Pipeline
 
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.parameters import check_parameters, flatten
+from brain_mri_segmentation.pipelines import FOLDS
 from brain_mri_segmentation.processes import Processes
 from brain_mri_segmentation.provenance import git_commit
 
@@ -21,11 +22,11 @@ _FINGERPRINT = "data_fingerprint"
 class CheckParameters:
     """Refuses unknown and ill-typed parameters before any node runs."""
 
-    @hook_impl
+    @hook_impl(tryfirst=True)
     def after_context_created(self, context: KedroContext) -> None:
         """Check all parameters, those that the chosen pipeline does not use as well."""
         parameters = context.config_loader["parameters"]
-        check_parameters(parameters)
+        FOLDS.set(check_parameters(parameters).folds)
         in_catalog = context.config_loader["globals"] | (context.config_loader.runtime_params or {})
         for name in _SHARED_WITH_CATALOG:
             if name in parameters and parameters[name] != in_catalog.get(name):
@@ -40,7 +41,7 @@ class SaveOnce:
     """Of several processes of one run, lets the first alone write what the pipeline makes."""
 
     @hook_impl
-    def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+    def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol[Any, Any]) -> None:
         """Keep results in memory in all other processes."""
         if Processes.started().rank > 0:
             for name in pipeline.all_outputs():

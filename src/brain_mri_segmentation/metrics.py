@@ -157,6 +157,42 @@ def patient_dice_intervals(slice_scores: pd.DataFrame, samples: int, seed: int) 
     return pd.DataFrame.from_dict(rows, orient="index", columns=["lower", "upper"])
 
 
+def report(
+    model: str, split: str, slice_scores: pd.DataFrame, samples: int, seed: int
+) -> dict[str, Any]:
+    """Summarise scores with their 95 % intervals, as plain values; an undefined figure is None.
+
+    Args:
+        model: Name of the architecture.
+        split: What was scored.
+        slice_scores: One row a slice (``score_slices``).
+        samples: Resamples behind each interval.
+        seed: Seed of the resamples.
+    """
+    intervals = bootstrap_intervals(slice_scores, samples, seed)
+    return {
+        "model": model,
+        "split": split,
+        "patients": int(slice_scores["patient"].nunique()),
+        "slices": len(slice_scores),
+        **{name: _defined(value) for name, value in summarise(slice_scores).items()},
+        "intervals_95": {n: [_defined(end) for end in ends] for n, ends in intervals.items()},
+    }
+
+
+def tracked(report: Report, prefix: str) -> dict[str, dict[str, float]]:
+    """Return the defined figures of a report as an experiment tracker takes them."""
+    return {
+        f"{prefix}/{name}": {"value": float(report[name]), "step": 0}
+        for name in [*report["intervals_95"], "undefined_patients"]
+        if report[name] is not None
+    }
+
+
+def _defined(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
 def format_summary(report: Report) -> str:
     """Return a few readable lines of a report (the summary, with ``intervals_95`` beside it)."""
     lines = [

@@ -200,6 +200,8 @@ class ProjectParameters(Parameters):
     """Options of each architecture."""
     seed: int = Field(ge=0, lt=2**32)
     """Seed of weights, sampling and augmentation."""
+    folds: int = Field(ge=3)
+    """Folds of a cross-validation: one is scored, the next selects the epoch, the others train."""
     raw_path: str | None = None
     """Folder of the raw cohort, when it is not ``data/01_raw``."""
     split_manifest: str | None = None

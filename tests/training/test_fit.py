@@ -93,6 +93,9 @@ class Recorder:
     def log_metrics(self, metrics, step):
         self.steps.append((step, set(metrics)))
 
+    def finalize(self, status):
+        self.status = status
+
 
 def test_every_epoch_reaches_the_experiment_logger(parameters, partitions, tmp_path):
     recorder = Recorder()

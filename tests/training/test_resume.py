@@ -27,14 +27,14 @@ pytestmark = pytest.mark.slow
 CONF = Path(__file__).resolve().parents[2] / "conf/base/parameters.yml"
 STEPS = 6  # an epoch: 24 slices in batches of 4
 # Normalisation of a batch is what differs between one process and two; augmentation is not it.
-TOGETHER = {"epochs": 4, "augmentation": None}
+TOGETHER = {"val": (1, 13), "augmentation": None, "batch_size": 8, "epochs": 15}
 
 
-def partition(patients: int) -> Partition:
+def partition(patients: int, slices: int = 6) -> Partition:
     random = np.random.default_rng(patients)
     images, masks = {}, {}
     for patient in range(patients):
-        for number in range(1, 7):
+        for number in range(1, slices + 1):
             image = random.integers(40, 80, (32, 32, 3), dtype=np.uint8)
             row, column = random.integers(0, 20, 2)
             image[row : row + 8, column : column + 8] += 120
@@ -44,7 +44,7 @@ def partition(patients: int) -> Partition:
     return Partition(images, masks)
 
 
-def train(workspace, model="unet", pretrained=None, experiment=None, val=2, **changes):
+def train(workspace, model="unet", pretrained=None, experiment=None, val=(2, 6), **changes):
     values = yaml.safe_load(CONF.read_text())
     training = values["training"] | {
         "epochs": 4,
@@ -65,7 +65,7 @@ def train(workspace, model="unet", pretrained=None, experiment=None, val=2, **ch
         training=TrainingParameters(**training | changes),
         seed=1,
     )
-    return fit_model(recipe, partition(4), partition(val), Path(workspace), experiment)
+    return fit_model(recipe, partition(4), partition(*val), Path(workspace), experiment)
 
 
 def train_until(step: int, what: str, *arguments: str) -> None:
@@ -181,6 +181,9 @@ class Recorder:
         assert "epoch" not in metrics
         self.steps.append(step)
 
+    def finalize(self, status):
+        self.status = status
+
 
 @pytest.fixture
 def finished(tmp_path):
@@ -209,7 +212,7 @@ def test_a_training_that_had_stopped_early_goes_on_with_more_patience_alone(tmp_
     [
         ({"lr": 0.02}, r"training.lr: 0.01 there, 0.02 now"),
         ({"epochs": 9}, r"training.epochs: 2 there, 9 now"),
-        ({"val": 3}, r"val_slices: \w+ there, \w+ now"),
+        ({"val": (3, 6)}, r"val_slices: \w+ there, \w+ now"),
     ],
 )
 def test_another_training_is_refused_by_name(finished, changes, named):
@@ -257,7 +260,7 @@ def result(workspace):
 
 
 def test_two_processes_share_every_validation_slice_and_agree(together):
-    assert [int((together / f"{rank}.seen").read_text()) for rank in (0, 1)] == [6, 6]
+    assert [int((together / f"{rank}.seen").read_text()) for rank in (0, 1)] == [7, 6]
     other = Checkpoint.load(together / "1.ckpt")
     for name, value in result(together)[0].weights.items():
         assert torch.equal(value, other.weights[name]), name

@@ -5,6 +5,7 @@ from typing import Any, NoReturn
 import mlflow
 from kedro.io import AbstractDataset, DatasetError
 from lightning.pytorch.loggers import MLFlowLogger
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 
 class ActiveRunLogger(MLFlowLogger):
@@ -18,10 +19,13 @@ class ExperimentLoggerDataset(AbstractDataset[NoReturn, MLFlowLogger | None]):
     """Loads a Lightning logger on the MLflow run that kedro-mlflow opened; None without a run.
 
     Args:
+        nested: Name of a run of its own within that run, ended by whoever writes to it; None
+            writes to that run itself.
         metadata: Not used by Kedro; for Kedro-Viz.
     """
 
-    def __init__(self, metadata: dict[str, Any] | None = None) -> None:
+    def __init__(self, nested: str | None = None, metadata: dict[str, Any] | None = None) -> None:
+        self._nested = nested
         self.metadata = metadata
 
     def load(self) -> MLFlowLogger | None:
@@ -29,14 +33,22 @@ class ExperimentLoggerDataset(AbstractDataset[NoReturn, MLFlowLogger | None]):
         run = mlflow.active_run()
         if run is None:
             return None
-        return ActiveRunLogger(run_id=run.info.run_id, tracking_uri=mlflow.get_tracking_uri())
+        uri = mlflow.get_tracking_uri()
+        if self._nested is None:
+            return ActiveRunLogger(run_id=run.info.run_id, tracking_uri=uri)
+        return MLFlowLogger(
+            experiment_name=mlflow.get_experiment(run.info.experiment_id).name,
+            run_name=self._nested,
+            tracking_uri=uri,
+            tags={MLFLOW_PARENT_RUN_ID: run.info.run_id},
+        )
 
     def save(self, data: NoReturn) -> None:
         """Refuse: there is nothing to save."""
         raise DatasetError("The experiment logger cannot be saved.")
 
     def _describe(self) -> dict[str, Any]:
-        return {}
+        return {"nested": self._nested}
 
     def _exists(self) -> bool:
         return True

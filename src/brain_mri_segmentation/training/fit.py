@@ -141,10 +141,15 @@ def fit_model(
     if interrupted is not None:
         done = interrupted["epoch"] + 1
         logger.info("Going on after epoch %d of %d, from %s", done, settings.epochs, workspace)
+    status = "failed"
     try:
         trainer.fit(module, data, ckpt_path=start_from, weights_only=True)
+        status = "success"
     except SystemExit:  # Lightning's answer to SIGTERM and Ctrl-C, when the running step is done
         raise _stopped(report, settings.epochs, workspace) from None
+    finally:
+        if experiment is not None:
+            experiment.finalize(status)
 
     weights = _network_weights(last.best_weights)
     return _make_checkpoint(recipe, network, weights, data, report), report.history

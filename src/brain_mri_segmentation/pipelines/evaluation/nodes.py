@@ -65,30 +65,14 @@ def summarise_scores(
     seed: int,
 ) -> tuple[metrics.Report, dict[str, dict[str, float]]]:
     """Reduce the scores to one figure a metric, for the report and for the experiment tracker."""
-    summary = metrics.summarise(slice_scores)
-    intervals = metrics.bootstrap_intervals(slice_scores, parameters.bootstrap_samples, seed)
-    report: metrics.Report = {
-        "model": checkpoint.model_name,
-        "split": parameters.split,
-        "patients": int(slice_scores["patient"].nunique()),
-        "slices": len(slice_scores),
-        **{name: None if np.isnan(value) else value for name, value in summary.items()},
-        "intervals_95": {
-            name: [None if np.isnan(end) else end for end in ends]
-            for name, ends in intervals.items()
-        },
-        "fingerprint": {
-            "split": data_fingerprint["split"],
-            "data": data_fingerprint[parameters.split]["data"],
-        },
-    }
-    tracked = {
-        f"{parameters.split}/{name}": {"value": value, "step": 0}
-        for name, value in summary.items()
-        if not np.isnan(value)
+    split, samples = parameters.split, parameters.bootstrap_samples
+    report = metrics.report(checkpoint.model_name, split, slice_scores, samples, seed)
+    report["fingerprint"] = {
+        "split": data_fingerprint["split"],
+        "data": data_fingerprint[split]["data"],
     }
     logger.info("%s", metrics.format_summary(report))
-    return report, tracked
+    return report, metrics.tracked(report, split)
 
 
 def draw_patient_dice(

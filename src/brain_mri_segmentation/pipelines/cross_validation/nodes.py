@@ -1,0 +1,73 @@
+"""From all slices to folds, and from the scores of all folds to one report."""
+
+import logging
+
+import pandas as pd
+
+from brain_mri_segmentation import cohort, metrics
+from brain_mri_segmentation.cohort import SPLITS, Slices
+from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.parameters import EvaluationParameters
+
+logger = logging.getLogger(__name__)
+
+
+def assign_folds(folds: int, seed: int, **partitions: Slices) -> pd.DataFrame:
+    """Deal the patients of all partitions out to folds, those of each site evenly."""
+    patients = {cohort.patient_of(name) for slices in partitions.values() for name in slices}
+    return cohort.assign_folds(sorted(patients), folds, seed)
+
+
+def select_folds(
+    fold_assignment: pd.DataFrame, folds: int, **partitions: Slices
+) -> dict[str, Slices]:
+    """Return the slices of each fold: those to score, those to select by, and all others."""
+    selected: dict[str, Slices] = {}
+    for fold in range(1, folds + 1):
+        part_of = cohort.roles_in_fold(fold_assignment, fold, folds)
+        for kind in ("images", "masks"):
+            every = {n: r for split in SPLITS for n, r in partitions[f"{split}_{kind}"].items()}
+            for part in ("train", "val", "evaluation"):
+                selected[f"fold_{fold}.{part}_{kind}"] = {
+                    name: reader
+                    for name, reader in every.items()
+                    if part_of[cohort.patient_of(name)] == part
+                }
+    return selected
+
+
+def join_folds(
+    fold_assignment: pd.DataFrame, **slice_scores: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Put the scores of all folds together: every patient by the model that never saw it."""
+    joined = pd.concat(slice_scores.values(), ignore_index=True)
+    if joined["slice"].duplicated().any() or set(joined["patient"]) != set(
+        fold_assignment["patient"]
+    ):
+        raise InputError(
+            "The scores of the folds do not hold every patient once: some are of another "
+            "assignment. Run the cross-validation without --only-missing-outputs."
+        )
+    patients = metrics.score_patients(joined).merge(fold_assignment, on="patient")
+    return joined, patients, metrics.score_sites(joined)
+
+
+def summarise_folds(
+    slice_scores: pd.DataFrame,
+    patient_scores: pd.DataFrame,
+    model: str,
+    parameters: EvaluationParameters,
+    seed: int,
+) -> tuple[metrics.Report, dict[str, dict[str, float]]]:
+    """Reduce the scores to one figure a metric over all patients, and Dice by fold."""
+    samples = parameters.bootstrap_samples
+    report = metrics.report(model, "folds that it has not seen", slice_scores, samples, seed)
+    by_fold = patient_scores.groupby("fold")["dice"].mean()
+    report |= {"dice_by_fold": {str(fold): float(dice) for fold, dice in by_fold.items()}}
+    logger.info("%s", metrics.format_summary(report))
+    tracked = metrics.tracked(report, "out_of_fold")
+    tracked |= {
+        f"out_of_fold/dice_of_fold_{fold}": {"value": dice, "step": 0}
+        for fold, dice in by_fold.items()
+    }
+    return report, tracked

@@ -1,0 +1,69 @@
+from kedro.pipeline import Node, Pipeline
+
+from brain_mri_segmentation.cohort import SPLITS
+from brain_mri_segmentation.pipelines import FOLDS, evaluation, training
+from brain_mri_segmentation.pipelines.cross_validation.nodes import (
+    assign_folds,
+    join_folds,
+    select_folds,
+    summarise_folds,
+)
+
+_KINDS = ("images", "masks")
+_SPLIT_FOLDERS = {name: name for name in (f"{split}_{kind}" for split in SPLITS for kind in _KINDS)}
+_OF_A_FOLD = [f"{part}_{kind}" for part in ("train", "val", "evaluation") for kind in _KINDS]
+
+
+def create_pipeline(**kwargs: object) -> Pipeline:
+    """Split folders -> folds -> training and evaluation of each -> one report over all patients."""
+    numbers = range(1, FOLDS.get() + 1)
+    deal = [
+        Node(
+            assign_folds,
+            inputs={"folds": "params:folds", "seed": "params:seed"} | _SPLIT_FOLDERS,
+            outputs="fold_assignment",
+            name="assign_folds",
+        ),
+        Node(
+            select_folds,
+            inputs={"fold_assignment": "fold_assignment", "folds": "params:folds"} | _SPLIT_FOLDERS,
+            outputs={name: name for n in numbers for name in _named(f"fold_{n}", _OF_A_FOLD)},
+            name="select_folds",
+        ),
+    ]
+    score = evaluation.create_pipeline().only_nodes("segment_split", "score_predictions")
+    train_and_score = training.create_pipeline() + score
+    folds = [_under(f"fold_{n}", train_and_score, {"data_fingerprint"}) for n in numbers]
+    join = [
+        Node(
+            join_folds,
+            inputs={"fold_assignment": "fold_assignment"}
+            | {f"fold_{n}": f"fold_{n}.slice_scores" for n in numbers},
+            outputs=_named("out_of_fold", ["slice_scores", "patient_scores", "site_scores"]),
+            name="join_folds",
+        ),
+        Node(
+            summarise_folds,
+            inputs={
+                "slice_scores": "out_of_fold.slice_scores",
+                "patient_scores": "out_of_fold.patient_scores",
+                "model": "params:model",
+                "parameters": "params:evaluation",
+                "seed": "params:seed",
+            },
+            outputs=_named("out_of_fold", ["metrics", "tracked_metrics"]),
+            name="summarise_folds",
+        ),
+    ]
+    draw = evaluation.create_pipeline().only_nodes("draw_patient_dice")
+    return Pipeline([*deal, *folds, *join, _under("out_of_fold", draw)])
+
+
+def _named(namespace: str, names: list[str]) -> list[str]:
+    return [f"{namespace}.{name}" for name in names]
+
+
+def _under(namespace: str, nodes: Pipeline, inputs: set[str] | None = None) -> Pipeline:
+    """Give every dataset a name of its own in a namespace, but for shared inputs and parameters."""
+    parameters = {name for name in nodes.inputs() if name.startswith("params:")}
+    return Pipeline(nodes, namespace=namespace, inputs=inputs, parameters=parameters)
