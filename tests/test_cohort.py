@@ -226,3 +226,51 @@ def test_fingerprint_changes_with_pixels_and_with_the_split_alone():
 )
 def test_the_site_stands_in_the_patients_name(patient, site):
     assert cohort.site_of(patient) == site
+
+
+def patients_of(sites: dict[str, int]) -> list[str]:
+    return [f"TCGA_{site}_{n:04}_2000" for site, count in sites.items() for n in range(count)]
+
+
+def test_folds_hold_every_patient_once_and_sites_evenly():
+    table = cohort.assign_folds(
+        patients_of({"CS": 16, "DU": 45, "FG": 14, "HT": 24}), folds=5, seed=1
+    )
+    assert len(table) == table["patient"].nunique() == 99
+    sizes = table["fold"].value_counts()
+    assert sorted(sizes) == [19, 20, 20, 20, 20]
+    by_site = table.groupby(["site", "fold"]).size().unstack(fill_value=0)
+    assert ((by_site.max(axis=1) - by_site.min(axis=1)) <= 1).all()
+
+
+def test_folds_depend_on_the_seed_and_not_on_the_order():
+    patients = patients_of({"CS": 9, "DU": 9})
+    table = cohort.assign_folds(patients, 3, seed=1)
+    assert table.equals(cohort.assign_folds(patients[::-1], 3, seed=1))
+    assert not table.equals(cohort.assign_folds(patients, 3, seed=2))
+
+
+def test_each_patient_is_scored_once_and_never_by_a_model_that_saw_it():
+    table = cohort.assign_folds(patients_of({"CS": 6, "DU": 6}), 4, seed=0)
+    scored = []
+    for fold in range(1, 5):
+        roles = cohort.roles_in_fold(table, fold, 4)
+        by_role = {role: {p for p in roles if roles[p] == role} for role in set(roles.values())}
+        assert {role: len(found) for role, found in by_role.items()} == {
+            "train": 6,
+            "val": 3,
+            "evaluation": 3,
+        }
+        scored += by_role["evaluation"]
+    assert sorted(scored) == table["patient"].tolist()
+
+
+def test_an_assignment_to_another_number_of_folds_is_refused():
+    table = cohort.assign_folds(patients_of({"CS": 6}), 3, seed=0)
+    with pytest.raises(InputError, match="assigned to 3 folds, and this run is for 4"):
+        cohort.roles_in_fold(table, 1, 4)
+
+
+def test_more_folds_than_patients_are_refused():
+    with pytest.raises(InputError, match=r"3 patient\(s\) cannot be dealt out to 5 folds"):
+        cohort.assign_folds(patients_of({"CS": 3}), 5, seed=0)

@@ -26,8 +26,8 @@ pytestmark = pytest.mark.slow
 
 CONF = Path(__file__).resolve().parents[2] / "conf/base/parameters.yml"
 STEPS = 6  # an epoch: 24 slices in batches of 4
-# Normalisation of a batch is what differs between one process and two; augmentation is not it.
-TOGETHER = {"val": (1, 13), "augmentation": None, "batch_size": 8, "epochs": 15}
+# Without what is each process's own: augmentation, and the normalisation of a batch in the U-Net.
+TOGETHER = {"model": "unet_large", "val": (1, 13), "augmentation": None}
 
 
 def partition(patients: int, slices: int = 6) -> Partition:
@@ -58,6 +58,7 @@ def train(workspace, model="unet", pretrained=None, experiment=None, val=(2, 6),
     if changes.get("augmentation", ...) is None:
         changes["augmentation"] = dict.fromkeys(training["augmentation"], 0)
     options = {"unet": {"channels": [4, 8]}, "segformer": {"pretrained": pretrained}}
+    options["unet_large"] = {"channels": 4, "blocks": [1, 1], "deep_supervision": 0}
     recipe = Recipe(
         model_name=model,
         model_options=options[model],
@@ -275,7 +276,7 @@ def test_two_processes_score_like_one_with_the_same_batches(together, tmp_path):
 def test_a_killed_process_is_started_again_and_training_goes_on(together, tmp_path):
     done = torchrun(tmp_path, step=STEPS + 2, restarts=1)
     assert done.returncode == 0, done.stderr
-    assert "Signal 9 (SIGKILL)" in done.stderr
+    assert "exitcode: -9" in done.stderr
     assert_equal_to(result(together), result(tmp_path))
 
 

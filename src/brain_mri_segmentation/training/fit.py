@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +41,7 @@ from brain_mri_segmentation.training.hardware import (
     choose_precision,
     choose_processes,
     keep_freed_memory,
+    rejoin_processes,
     use_gpu,
 )
 from brain_mri_segmentation.training.resume import HARMLESS, load_interrupted
@@ -78,6 +79,7 @@ def fit_model(
     val: Partition,
     workspace: Path,
     experiment: Logger | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> tuple[Checkpoint, pd.DataFrame]:
     """Train a network and return it at the epoch with the highest validation Dice.
 
@@ -87,6 +89,7 @@ def fit_model(
         val: Slices that select the epoch and stop the training.
         workspace: Folder for ``last.ckpt``, from which an interrupted training goes on.
         experiment: Gets the scores of each epoch as they come.
+        callbacks: Called by Lightning as well, after the report on each epoch.
 
     Returns:
         The checkpoint, and the history with one row an epoch (see ``EpochReport.history``).
@@ -100,6 +103,7 @@ def fit_model(
     settings = recipe.training
     check_accelerator(settings.accelerator)
     processes = choose_processes(settings.strategy)
+    rejoin_processes(processes, settings.accelerator)
     keep_freed_memory()
     lightning.seed_everything(recipe.seed, workers=True, verbose=False)
 
@@ -124,7 +128,7 @@ def fit_model(
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
         # EpochReport says what a user wants to know.
         logging.getLogger(name).setLevel(logging.WARNING)
-    trainer = _make_trainer(settings, [report, last], processes)
+    trainer = _make_trainer(settings, [report, *callbacks, last], processes)
     logger.info(
         "Training %s (%.2f M parameters) on %d slices of %d patients, %d steps an epoch, "
         "precision %s; validating on %d slices of %d patients",

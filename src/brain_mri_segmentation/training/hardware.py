@@ -2,13 +2,16 @@
 
 import ctypes
 import logging
+import os
 import sys
 from typing import Literal
 
 import torch
+from torch import distributed
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.processes import Processes
+from brain_mri_segmentation.processes import Processes, started_again
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +60,25 @@ def choose_processes(strategy: str) -> Processes:
             "training.strategy=ddp."
         )
     return processes
+
+
+def rejoin_processes(processes: Processes, accelerator: str) -> None:
+    """Connect processes that torchrun started again; the first time Lightning does it.
+
+    torchrun keeps one store over all starts, in which a new process would find the addresses of
+    dead ones. A prefix for each start keeps them apart.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or not started_again():
+        return
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = TCPStore(address, port, is_master=False)
+    start = f"start_{os.environ['TORCHELASTIC_RESTART_COUNT']}"
+    distributed.init_process_group(
+        "nccl" if use_gpu(accelerator) else "gloo",
+        store=PrefixStore(start, store),
+        rank=processes.rank,
+        world_size=processes.count,
+    )
 
 
 def use_gpu(accelerator: str) -> bool:

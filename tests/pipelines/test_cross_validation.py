@@ -1,0 +1,105 @@
+"""Three folds of a small cohort, on a catalog in memory."""
+
+import numpy as np
+import pytest
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.runner import SequentialRunner
+
+from brain_mri_segmentation.cohort import SPLITS
+from brain_mri_segmentation.datasets import SliceFolderDataset
+from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.metrics import dice
+from brain_mri_segmentation.parameters import check_parameters
+from brain_mri_segmentation.pipelines import FOLDS, cross_validation
+from brain_mri_segmentation.pipelines.cross_validation.nodes import join_folds
+
+pytestmark = pytest.mark.slow
+
+
+class KeptDataset(MemoryDataset):
+    """Stays when the runner needs it no more."""
+
+    def _release(self):
+        pass
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    before = FOLDS.set(3)
+    yield cross_validation.create_pipeline()
+    FOLDS.reset(before)
+
+
+@pytest.fixture(scope="module")
+def catalog(pipeline, parameter_values, tmp_path_factory):
+    """The catalog after a run."""
+    parameters = check_parameters(
+        parameter_values
+        | {
+            "folds": 3,
+            "preprocessing": parameter_values["preprocessing"] | {"image_size": 32},
+            "models": parameter_values["models"] | {"unet": {"channels": [4, 8]}},
+            "training": parameter_values["training"]
+            | {"epochs": 2, "batch_size": 4, "average_decay": 0.5, "accelerator": "cpu"},
+            "evaluation": parameter_values["evaluation"] | {"bootstrap_samples": 100},
+        }
+    )
+    data = {f"params:{name}": value for name, value in parameters}
+    data["data_fingerprint"] = {"split": "abc"}
+    random = np.random.default_rng(0)
+    for split, sites in zip(SPLITS, (["CS", "DU", "CS", "DU"], ["CS"], ["DU"]), strict=True):
+        data[f"{split}_images"], data[f"{split}_masks"] = {}, {}
+        for n, site in enumerate(sites):
+            for number in range(1, 5):
+                image = random.integers(40, 80, (32, 32, 3), dtype=np.uint8)
+                image[8:20, 4 + n : 16] += 120
+                name = f"TCGA_{site}_{split}{n}_2000_{number}"
+                data[f"{split}_images"][name] = lambda image=image: image
+                data[f"{split}_masks"][name] = lambda image=image: image[..., 0] // 120 * 255
+    catalog = DataCatalog({k: MemoryDataset(v, copy_mode="assign") for k, v in data.items()})
+    for name in pipeline.all_outputs():
+        catalog[name] = KeptDataset(copy_mode="assign")
+    for fold in ("fold_1", "fold_2", "fold_3"):
+        folder = tmp_path_factory.mktemp(fold)
+        catalog[f"{fold}.predictions"] = SliceFolderDataset(path=str(folder / "masks"))
+        catalog[f"{fold}.training_workspace"] = MemoryDataset(folder, copy_mode="assign")
+        catalog[f"{fold}.experiment_logger"] = MemoryDataset(None)
+    SequentialRunner().run(pipeline, catalog)
+    return catalog
+
+
+def test_every_patient_of_every_partition_is_scored_by_a_model_that_never_saw_it(catalog):
+    assignment = catalog.load("fold_assignment")
+    scores = catalog.load("out_of_fold.patient_scores")
+    assert scores["patient"].tolist() == assignment["patient"].tolist()
+    assert len(scores) == 6
+    for patient, fold in zip(scores["patient"], scores["fold"], strict=True):
+        seen = catalog.load(f"fold_{fold}.checkpoint").metadata
+        assert patient not in seen["train_patients"] + seen["val_patients"]
+        assert len(seen["train_patients"]) == len(seen["val_patients"]) == 2
+
+
+def test_the_report_is_over_all_patients(catalog):
+    report, scores = catalog.load("out_of_fold.metrics"), catalog.load("out_of_fold.patient_scores")
+    assert (report["patients"], report["slices"]) == (6, 24)
+    counts = scores[["true_positive", "false_positive", "false_negative", "true_negative"]]
+    assert report["dice"] == pytest.approx(np.nanmean(dice(counts.to_numpy())))
+    assert set(report["dice_by_fold"]) == {"1", "2", "3"}
+    low, high = report["intervals_95"]["dice"]
+    assert low <= report["dice"] <= high
+    assert (
+        catalog.load("out_of_fold.tracked_metrics")["out_of_fold/dice"]["value"] == report["dice"]
+    )
+
+
+def test_scores_of_another_assignment_are_refused(catalog):
+    scores = [catalog.load(f"fold_{n}.slice_scores") for n in (1, 2, 3)]
+    with pytest.raises(InputError, match="do not hold every patient once"):
+        join_folds(catalog.load("fold_assignment"), a=scores[0], b=scores[1], c=scores[1])
+
+
+def test_folds_are_the_nodes_of_training_and_evaluation(pipeline):
+    names = {node.name for node in pipeline.nodes}
+    for n in (1, 2, 3):
+        assert {f"fold_{n}.train_model", f"fold_{n}.segment_split"} <= names
+    assert "fold_4.train_model" not in names
