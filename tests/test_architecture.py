@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "brain_mri_segmentation"
 NAME = PACKAGE.name
 
 GLUE = {"pipelines", "datasets", "serving", "hooks", "settings", "pipeline_registry", "__main__"}
-WORK = {"training", "inference", "calibration", "robustness", "publishing", "phantom"}
+WORK = {"ensembling", "training", "inference", "calibration", "robustness", "publishing", "phantom"}
 FRAMEWORKS = {
     *("kedro", "kedro_datasets", "kedro_mlflow", "mlflow"),
     *("fastapi", "starlette", "uvicorn", "prometheus_client"),

@@ -35,7 +35,11 @@ def test_the_projects_own_parameters_are_valid(parameter_values):
         ("training.epochs", 0, "greater than or equal to 1"),
         ("training.precision", "64", "training.precision: Input should be 'auto'"),
         ("preprocessing.image_size", 250, "multiple of 32"),
-        ("model", "foo", "model: unknown model 'foo'. Allowed: unet, unet_large, segformer"),
+        (
+            "model",
+            "foo",
+            "model: unknown model 'foo'. Allowed: unet, unet_large, segformer, ensemble",
+        ),
         ("models.unet.chanels", [1], "unet.chanels: .*Allowed here: channels"),
         ("models.resnet", {}, "unknown model 'resnet'"),
         ("evaluation.split", "holdout", "'train', 'val' or 'test'"),

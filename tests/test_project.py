@@ -292,7 +292,7 @@ def test_scoring_patients_that_the_model_learned_from_is_refused(project, tmp_pa
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"model": "foo"}, "unknown model 'foo'. Allowed: unet, unet_large, segformer"),
+        ({"model": "foo"}, "unknown model 'foo'. Allowed: unet, unet_large, segformer, ensemble"),
         ({"training": {"rate": 1}}, "unknown: 'rate'. Allowed here:.*lr"),
         ({"trainin": {}}, r"'trainin' \(did you mean 'training'\?\)"),
         ({"raw_path": "/no/such/folder"}, "/no/such/folder does not exist.*sync_data.sh"),

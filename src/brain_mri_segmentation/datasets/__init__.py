@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "checkpoint_dataset": ["CheckpointDataset"],
-        "experiment_logger_dataset": ["ExperimentLoggerDataset"],
+        "experiment_logger_dataset": ["ExperimentLoggerDataset", "NestedLoggersDataset"],
         "exported_model_dataset": ["ExportedModelDataset"],
         "image_folder_dataset": ["ImageFolderDataset"],
         "optional_table_dataset": ["OptionalTableDataset"],

@@ -1,5 +1,7 @@
 """The bridge from training to the experiment tracker."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NoReturn
 
 import mlflow
@@ -33,15 +35,9 @@ class ExperimentLoggerDataset(AbstractDataset[NoReturn, MLFlowLogger | None]):
         run = mlflow.active_run()
         if run is None:
             return None
-        uri = mlflow.get_tracking_uri()
-        if self._nested is None:
-            return ActiveRunLogger(run_id=run.info.run_id, tracking_uri=uri)
-        return MLFlowLogger(
-            experiment_name=mlflow.get_experiment(run.info.experiment_id).name,
-            run_name=self._nested,
-            tracking_uri=uri,
-            tags={MLFLOW_PARENT_RUN_ID: run.info.run_id},
-        )
+        if self._nested is not None:
+            return _open_nested(run, self._nested)
+        return ActiveRunLogger(run_id=run.info.run_id, tracking_uri=mlflow.get_tracking_uri())
 
     def save(self, data: NoReturn) -> None:
         """Refuse: there is nothing to save."""
@@ -52,3 +48,38 @@ class ExperimentLoggerDataset(AbstractDataset[NoReturn, MLFlowLogger | None]):
 
     def _exists(self) -> bool:
         return True
+
+
+class NestedLoggersDataset(AbstractDataset[NoReturn, Callable[[str], MLFlowLogger] | None]):
+    """Loads what opens nested runs by their names, for a number of them that nobody knows before.
+
+    Args:
+        metadata: Not used by Kedro; for Kedro-Viz.
+    """
+
+    def __init__(self, metadata: dict[str, Any] | None = None) -> None:
+        self.metadata = metadata
+
+    def load(self) -> Callable[[str], MLFlowLogger] | None:
+        """Return a function from a name to a Lightning logger; None without an MLflow run."""
+        run = mlflow.active_run()
+        return None if run is None else partial(_open_nested, run)
+
+    def save(self, data: NoReturn) -> None:
+        """Refuse: there is nothing to save."""
+        raise DatasetError("Experiment loggers cannot be saved.")
+
+    def _describe(self) -> dict[str, Any]:
+        return {}
+
+    def _exists(self) -> bool:
+        return True
+
+
+def _open_nested(parent: mlflow.ActiveRun, name: str) -> MLFlowLogger:
+    return MLFlowLogger(
+        experiment_name=mlflow.get_experiment(parent.info.experiment_id).name,
+        run_name=name,
+        tracking_uri=mlflow.get_tracking_uri(),
+        tags={MLFLOW_PARENT_RUN_ID: parent.info.run_id},
+    )

@@ -1,6 +1,7 @@
 """Architectures behind the parameter ``model``, and the checkpoint that carries one."""
 
 from brain_mri_segmentation.models.checkpoint import Checkpoint, write_atomically
+from brain_mri_segmentation.models.ensemble import EnsembleOptions
 from brain_mri_segmentation.models.registry import (
     SegmentationModel,
     check_model_name,
@@ -11,6 +12,7 @@ from brain_mri_segmentation.models.registry import (
 
 __all__ = [
     "Checkpoint",
+    "EnsembleOptions",
     "SegmentationModel",
     "check_model_name",
     "check_model_options",

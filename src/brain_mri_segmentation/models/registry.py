@@ -6,6 +6,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 
 from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.models.ensemble import Ensemble
 from brain_mri_segmentation.models.hub import Config, Weights
 from brain_mri_segmentation.models.segformer import SegFormer
 from brain_mri_segmentation.models.unet import UNet
@@ -45,6 +46,7 @@ MODELS: dict[str, type[Any]] = {
     "unet": UNet,
     "unet_large": UNetLarge,
     "segformer": SegFormer,
+    "ensemble": Ensemble,
 }
 
 

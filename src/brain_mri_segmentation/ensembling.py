@@ -1,0 +1,77 @@
+"""Putting trained models together to one that gives the mean of their probabilities."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.models import Checkpoint
+
+# Fitted to each member; all else of the preprocessing must be the same.
+_FITTED = {"temperature", "review_uncertainty"}
+
+
+def find_checkpoints(names: Sequence[str] | str) -> dict[str, Checkpoint]:
+    """Load checkpoints that are listed, or that a pattern such as ``fold_*/best.ckpt`` matches.
+
+    Raises:
+        InputError: There are fewer than two, or one cannot be read.
+    """
+    paths = sorted(map(str, Path().glob(names))) if isinstance(names, str) else list(names)
+    if len(paths) < 2:
+        raise InputError(
+            f"An ensemble needs two checkpoints or more, and models.ensemble.checkpoints={names} "
+            f"names {len(paths)}. Give a list of files, or a pattern within this folder such as "
+            "data/06_models/unet/fold_*/best.ckpt"
+        )
+    return {path: Checkpoint.load(Path(path)) for path in paths}
+
+
+def combine(checkpoints: dict[str, Checkpoint], flip: bool) -> Checkpoint:
+    """Make one checkpoint of several, which holds all their weights.
+
+    Args:
+        checkpoints: The members by name.
+        flip: Whether each member sees the mirror image of a slice, too.
+
+    Raises:
+        InputError: The members prepare slices differently.
+    """
+    (first_name, first), *others = checkpoints.items()
+    for name, other in others:
+        for key in sorted((first.preprocessing.keys() | other.preprocessing.keys()) - _FITTED):
+            values = [c.preprocessing.get(key) for c in (first, other)]
+            if values[0] != values[1]:
+                raise InputError(
+                    f"preprocessing.{key} is {values[0]} in {first_name} and {values[1]} in "
+                    f"{name}; members of an ensemble must prepare slices alike."
+                )
+    members = list(checkpoints.values())
+    trained = {p for member in members for p in member.metadata.get("train_patients", [])}
+    selected = {p for member in members for p in member.metadata.get("val_patients", [])}
+    reviews = [float(str(m.preprocessing["review_uncertainty"])) for m in members]
+    return Checkpoint(
+        model_name="ensemble",
+        model_config={
+            "members": [
+                {
+                    "model_name": member.model_name,
+                    "model_config": member.model_config,
+                    "temperature": member.preprocessing["temperature"],
+                }
+                for member in members
+            ],
+            "flip": flip,
+        },
+        preprocessing=first.preprocessing
+        | {"temperature": 1.0, "review_uncertainty": sum(reviews) / len(reviews)},
+        weights={
+            f"members.{place}.{name}": value
+            for place, member in enumerate(members)
+            for name, value in member.weights.items()
+        },
+        metadata={
+            "members": {name: member.digest for name, member in checkpoints.items()},
+            "train_patients": sorted(trained),
+            "val_patients": sorted(selected - trained),
+        },
+    )

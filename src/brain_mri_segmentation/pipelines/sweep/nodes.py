@@ -1,0 +1,48 @@
+"""From split folders and a space of parameters to the best ones."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from brain_mri_segmentation import training as trainings
+from brain_mri_segmentation.cohort import Slices
+from brain_mri_segmentation.parameters import (
+    PreprocessingParameters,
+    SweepParameters,
+    TrainingParameters,
+)
+from brain_mri_segmentation.training import Partition, Recipe, StartExperiment
+
+
+def search_parameters(
+    train_images: Slices,
+    train_masks: Slices,
+    val_images: Slices,
+    val_masks: Slices,
+    data_fingerprint: dict[str, object],
+    model: str,
+    models: dict[str, dict[str, object]],
+    preprocessing: PreprocessingParameters,
+    training: TrainingParameters,
+    sweep: SweepParameters,
+    seed: int,
+    sweep_workspace: Path,
+    trial_loggers: StartExperiment | None,
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Train with many parameters; return all trials, and the best as parameters.yml has them."""
+    return trainings.search_parameters(
+        Recipe(
+            model_name=model,
+            model_options=models.get(model, {}),
+            preprocessing=preprocessing,
+            training=training,
+            seed=seed,
+            metadata={"fingerprint": data_fingerprint},
+        ),
+        sweep,
+        Partition(train_images, train_masks),
+        Partition(val_images, val_masks),
+        sweep_workspace,
+        trial_loggers,
+    )
