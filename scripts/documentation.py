@@ -182,6 +182,8 @@ def allowed_values(schema: dict, root: dict) -> str:
         return allowed_values(root["$defs"][schema["$ref"].rpartition("/")[2]], root)
     if "anyOf" in schema:
         return " or ".join(allowed_values(option, root) for option in schema["anyOf"])
+    if "const" in schema:
+        return f"`{schema['const']}`"
     if "enum" in schema:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     kinds = {
@@ -207,7 +209,7 @@ def allowed_values(schema: dict, root: dict) -> str:
 
 
 def _as_yaml(value: object) -> str:
-    return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
+    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
 
 
 @cache

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from kedro.framework.project import configure_project, pipelines
-from kedro.io import CatalogConfigResolver
+from parse import parse
 
 from brain_mri_segmentation.serving import model as serving_model
 
@@ -84,10 +84,9 @@ def names(*, parameters: bool) -> set[str]:
 
 def declared_as(name: str) -> str:
     """Return the entry of catalog.yml that a dataset's name falls under."""
-    entries = yaml.safe_load((PACKAGE.parents[1] / "conf/base/catalog.yml").read_text())
-    if name in entries:
-        return name
-    return CatalogConfigResolver(entries).match_dataset_pattern(name) or name
+    entries = configured("catalog.yml")
+    patterns = (entry for entry in entries if "{" in entry and parse(entry, name))
+    return name if name in entries else next(patterns, name)
 
 
 def configured(file: str) -> set[str]:

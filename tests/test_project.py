@@ -352,7 +352,7 @@ def test_several_processes_make_one_run_one_checkpoint_and_one_report(project):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
     command += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "-m", "kedro", "run"]
     command += ["--pipeline", "training", "--env", "ddp"]
-    done = subprocess.run(command, cwd=project.folder, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=project.folder, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("Epoch 2/2") == 1
     (run,) = (run for run in client.search_runs([experiment]) if run.info.run_id not in before)

@@ -183,6 +183,8 @@ class EvaluationParameters(Parameters):
 class Range(Parameters):
     """Numbers to choose from; two whole numbers give whole numbers."""
 
+    name: str
+    """Parameter of training or of the model, such as ``training.lr``."""
     low: int | float
     """Smallest."""
     high: int | float
@@ -200,6 +202,8 @@ class Range(Parameters):
 class Choice(Parameters):
     """Values to choose from."""
 
+    name: str
+    """Parameter of training or of the model, such as ``models.unet_large.channels``."""
     choices: list[str | int | float | bool | None] = Field(min_length=1)
     """All of them."""
 
@@ -211,8 +215,8 @@ class SweepParameters(Parameters):
     """Trainings in all, those of an interrupted search included."""
     warmup_epochs: int = Field(ge=0)
     """Epochs before a trial may be ended early."""
-    space: dict[str, Range | Choice] = Field(min_length=1)
-    """Values by dotted name, such as ``training.lr`` or ``models.unet_large.channels``."""
+    space: list[Range | Choice] = Field(min_length=1)
+    """Parameters that vary: ``name`` with ``low``, ``high`` and ``log``, or with ``choices``."""
 
 
 class ServingParameters(Parameters):

@@ -124,12 +124,12 @@ def torchrun(workspace: Path, step: int = -1, restarts: int = 0) -> subprocess.C
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
     command += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]
     command += [f"--max-restarts={restarts}", __file__, "together", str(workspace), str(step)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+    return subprocess.run(command, capture_output=True, text=True, timeout=500)
 
 
 def interrupt(step: int, what: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, __file__, str(step), what, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 def assert_equal_to(expected, found):

@@ -60,8 +60,8 @@ def search_parameters(
     Raises:
         InputError: The space names a parameter that is not there or not trained with.
     """
-    for name, values in sweep.space.items():  # a mistake should not wait for its trial
-        vary(recipe, {name: values.choices[0] if isinstance(values, Choice) else values.low})
+    for item in sweep.space:  # a mistake should not wait for its trial
+        vary(recipe, {item.name: item.choices[0] if isinstance(item, Choice) else item.low})
     slices = (sorted(train.images), sorted(val.images))
     name = fingerprint(sweep.space, dataclasses.asdict(recipe), slices)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -78,7 +78,7 @@ def search_parameters(
     _try_again(study)
 
     def objective(trial: Trial) -> float:
-        values = {name: _draw(trial, name, choice) for name, choice in sweep.space.items()}
+        values = {item.name: _draw(trial, item) for item in sweep.space}
         pruning = _Pruning(trial)
         experiment = start_experiment(f"trial_{trial.number}") if start_experiment else None
         logger.info("Trial %d of %d: %s", trial.number + 1, sweep.trials, values)
@@ -144,12 +144,12 @@ class _Pruning(Callback):
         trainer.should_stop = trainer.should_stop or self.pruned
 
 
-def _draw(trial: Trial, name: str, values: Choice | Range) -> Any:
-    if isinstance(values, Choice):
-        return trial.suggest_categorical(name, values.choices)
-    if isinstance(values.low, int) and isinstance(values.high, int):
-        return trial.suggest_int(name, values.low, values.high, log=values.log)
-    return trial.suggest_float(name, values.low, values.high, log=values.log)
+def _draw(trial: Trial, item: Choice | Range) -> Any:
+    if isinstance(item, Choice):
+        return trial.suggest_categorical(item.name, item.choices)
+    if isinstance(item.low, int) and isinstance(item.high, int):
+        return trial.suggest_int(item.name, item.low, item.high, log=item.log)
+    return trial.suggest_float(item.name, item.low, item.high, log=item.log)
 
 
 def _try_again(study: optuna.Study) -> None:
