@@ -14,7 +14,7 @@ _TRACKING_URI = os.environ.get("MLFLOW_TRACKING_URI")
 HOOKS = (CheckParameters(), LogParameters(), SaveOnce())
 
 # Of several processes, the first alone opens an MLflow run.
-DISABLE_HOOKS_FOR_PLUGINS = ("kedro-mlflow",) if Processes.started().rank else ()
+DISABLE_HOOKS_FOR_PLUGINS = ("kedro_mlflow",) if Processes.started().rank else ()
 
 CONFIG_LOADER_ARGS = {
     "base_env": "base",
