@@ -31,9 +31,9 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             name="select_folds",
         ),
     ]
+    train = training.create_pipeline().only_nodes("train_model", "calibrate_model")
     score = evaluation.create_pipeline().only_nodes("segment_split", "score_predictions")
-    train_and_score = training.create_pipeline() + score
-    folds = [_under(f"fold_{n}", train_and_score, {"data_fingerprint"}) for n in numbers]
+    folds = [_under(f"fold_{n}", train + score, {"data_fingerprint"}) for n in numbers]
     join = [
         Node(
             join_folds,
