@@ -1,6 +1,7 @@
 """What many tests share: the project's own parameters, and synthetic cohorts."""
 
 import os
+import threading
 from pathlib import Path
 
 # Networks are tiny here, so that threads would only wait for each other.
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hub_server import Hub
 
 from brain_mri_segmentation.parameters import ProjectParameters, check_parameters
 from brain_mri_segmentation.phantom import write_cohort
@@ -85,3 +87,16 @@ def tiny_segformer(tmp_path):
     folder = tmp_path / "tiny-segformer"
     SegformerForSemanticSegmentation(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub on loopback, and clients that upload to it without Xet, which it does not speak."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    server = Hub()
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()

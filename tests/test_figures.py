@@ -123,3 +123,44 @@ def test_the_gallery_has_a_row_a_slice_and_can_be_drawn(tmp_path):
     assert len(figure.axes) == 8
     figure.savefig(tmp_path / "figure.png")
     figures.slice_gallery([]).savefig(tmp_path / "empty.png")
+
+
+def test_the_comparison_says_the_finding_and_names_both_models(tmp_path):
+    rows = [("A", 0.5, 0.6, -0.1), ("B", 0.7, 0.6, 0.1), ("C", 0.9, 0.6, 0.3)]
+    comparison = {
+        "main": "segformer",
+        "baseline": "unet",
+        "split": "test",
+        "difference": 0.1,
+        "confidence": 0.95,
+        "interval": [-0.1, 0.3],
+        "patients": 3,
+        "patient_scores": [
+            dict(zip(("patient", "dice", "baseline_dice", "difference"), row, strict=True))
+            for row in rows
+        ],
+    }
+    figure = figures.model_comparison(comparison)
+    (axes,) = figure.axes
+    assert axes.get_title().startswith("segformer against unet on test: +0.100 mean Dice\n95%")
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["C", "B", "A"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["unet", "segformer"]
+    assert figures.to_png(figure).startswith(b"\x89PNG")
+    itself = figures.model_comparison(comparison | {"main": "unet"})
+    assert itself.axes[0].get_title() == "unet is the baseline: nothing to compare it with"
+
+
+def test_failures_are_missed_tumour_and_tumour_where_there_is_none():
+    rows = [  # slice, dice, true positive, false positive, false negative
+        ("P_1", 0.9, 90, 10, 10),
+        ("P_2", 0.0, 0, 0, 50),
+        ("P_3", 0.4, 20, 30, 30),
+        ("P_4", 0.0, 0, 7, 0),
+        ("P_5", 0.0, 0, 70, 0),
+        ("P_6", np.nan, 0, 0, 0),
+    ]
+    columns = ["slice", "dice", "true_positive", "false_positive", "false_negative"]
+    chosen = figures.choose_failures(pd.DataFrame(rows, columns=columns), each=2)
+    assert list(chosen) == ["P_2", "P_3", "P_5", "P_4"]
+    assert chosen["P_3"] == "lowest Dice: 0.40\nP_3"
+    assert chosen["P_5"] == "no tumour: 70\npixels too many\nP_5"

@@ -42,6 +42,8 @@ def test_the_projects_own_parameters_are_valid(parameter_values):
         ),
         ("models.unet.chanels", [1], "unet.chanels: .*Allowed here: channels"),
         ("models.resnet", {}, "unknown model 'resnet'"),
+        ("publishing.destination", "hub", "needs a repository: publishing.repo_id=NAME/MODEL"),
+        ("publishing.gate.confidence", 95, "less than 1"),
         ("evaluation.split", "holdout", "'train', 'val' or 'test'"),
     ],
 )

@@ -17,13 +17,17 @@ import pytest
 import tifffile
 import torch
 import yaml
+from hub_server import TOKEN
+from huggingface_hub import snapshot_download
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from nbclient import NotebookClient
 from PIL import Image
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from brain_mri_segmentation.errors import find_input_error
 from brain_mri_segmentation.inference import load_model, segment_volume
+from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.phantom import write_cohort
 
 pytestmark = pytest.mark.slow
@@ -289,6 +293,120 @@ def test_scoring_patients_that_the_model_learned_from_is_refused(project, tmp_pa
     assert "selected on 3 of the patients to be scored" in other.refusal("evaluation")
 
 
+@pytest.fixture(scope="module")
+def two_models(project, tmp_path_factory):
+    """A copy of the project in which a U-Net and a small SegFormer are trained and scored."""
+    folder = tmp_path_factory.mktemp("two_models")
+    start = folder / "first-weights"
+    SegformerForSemanticSegmentation(
+        SegformerConfig(
+            depths=[1] * 4,
+            hidden_sizes=[8, 8, 16, 16],
+            num_attention_heads=[1, 1, 2, 2],
+            decoder_hidden_size=16,
+        )
+    ).save_pretrained(start)
+    other = object.__new__(Project)
+    other.folder = shutil.copytree(project.folder, folder / "project")
+    scored = {"evaluation": {"split": "train"}}  # where there is more than one patient
+    other.run("evaluation", **scored)
+    assert "no metrics.json of segformer (there is one of: unet)" in other.refusal(
+        "publishing", model="segformer"
+    )
+    models = {"segformer": {"pretrained": str(start)}}
+    other.run(["training", "evaluation"], model="segformer", models=models, **scored)
+    (other.folder / "conf/local/credentials.yml").write_text(f"huggingface: {{token: {TOKEN}}}")
+    return other
+
+
+def publish(project, **publishing):
+    values = {"onnx": False} | publishing
+    project.run("publishing", model="segformer", publishing=values)
+    return project.data("06_models/segformer/exported")
+
+
+def champion(project):
+    client = mlflow.MlflowClient(f"sqlite:///{project.folder}/mlflow.db")
+    return client.get_registered_model("brain-mri-segmentation").aliases.get("champion")
+
+
+def test_a_model_that_does_not_beat_the_baseline_is_not_published(two_models):
+    gate = {"minimum_difference": 0.9}
+    message = two_models.refusal("publishing", model="segformer", publishing={"gate": gate})
+    assert "segformer is not published, because it does not beat unet: on 3 patients" in message
+    comparison = two_models.data("08_reporting/segformer/comparison.json")
+    assert json.loads(comparison.read_text())["baseline"] == "unet"
+    assert comparison.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert not two_models.data("06_models/segformer/exported").exists()
+
+
+def test_an_override_publishes_it_with_the_reason_and_leaves_the_champion(two_models):
+    gate = {"minimum_difference": 0.9, "override": "to show how it is done"}
+    folder = publish(two_models, gate=gate, pictures=False)
+    assert "reason: to show how it is done" in (folder / "README.md").read_text()
+    assert json.loads((folder / "run.json").read_text())["approval"]["status"] == "overridden"
+    assert not (folder / "pictures/failures.png").exists()
+    assert champion(two_models) is None
+
+
+def test_a_model_that_passes_is_pushed_and_becomes_the_champion(
+    two_models, hub, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")  # which the hub of the tests does not speak
+    parameters = {
+        "model": "segformer",
+        "publishing.onnx": "false",
+        "publishing.gate.minimum_difference": "-1",
+        "publishing.destination": "hub",
+        "publishing.repo_id": "somebody/glioma",
+    }
+    given = ",".join(f"{name}={value}" for name, value in parameters.items())
+    done = two_models.kedro("run", "--pipeline", "publishing", "--params", given)
+    assert done.returncode == 0, done.stderr
+    assert "model.safetensors: 100%" in done.stderr
+    assert TOKEN not in done.stdout + done.stderr
+    folder = two_models.data("06_models/segformer/exported")
+    release = json.loads(two_models.data("08_reporting/segformer/hub_release.json").read_text())
+    assert (release["tag"], release["changed"]) == ("v1", True)
+    pulled = snapshot_download(
+        "somebody/glioma", endpoint=hub.endpoint, token=TOKEN, local_dir=tmp_path / "clean"
+    )
+    digests = {
+        Checkpoint.load(Path(place)).digest
+        for place in (folder, pulled, two_models.data("06_models/segformer/best.ckpt"))
+    }
+    assert len(digests) == 1
+    assert {path.name for path in (Path(pulled) / "pictures").iterdir()} == {
+        "patients.png",
+        "comparison.png",
+        "failures.png",
+    }
+    assert int(champion(two_models)) == 2  # the override was 1
+
+
+def test_the_baseline_is_published_as_such_and_can_be_shipped(two_models):
+    two_models.run("publishing", env="pretrained")
+    folder = two_models.data("06_models/pretrained/unet")
+    assert {path.name for path in folder.iterdir()} == {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "pictures",
+        "preprocessor_config.json",
+        "run.json",
+    }
+    assert [path.name for path in (folder / "pictures").iterdir()] == ["patients.png"]
+    bootstrap_project(two_models.folder)
+    with (
+        contextlib.chdir(two_models.folder),
+        KedroSession.create(two_models.folder, env="local") as session,
+    ):
+        shipped = session.load_context().catalog.load("pretrained_unet")
+    trained = Checkpoint.load(two_models.data("06_models/unet/best.ckpt"))
+    assert shipped.digest == trained.digest
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
@@ -377,5 +495,5 @@ def test_an_unknown_pipeline_is_refused_with_the_known_ones(project):
     assert "Traceback" not in done.stderr
     assert (
         "pipelines.trainin' module.). There are: data_processing, evaluation, inference, "
-        "robustness, training" in done.stderr
+        "publishing, robustness, training" in done.stderr
     )

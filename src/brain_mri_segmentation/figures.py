@@ -3,6 +3,7 @@
 Colours are of Okabe and Ito's palette, which colour-blind readers can tell apart.
 """
 
+import io
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -240,6 +241,65 @@ def robustness(table: pd.DataFrame) -> "Figure":
     return figure
 
 
+def model_comparison(comparison: Report) -> "Figure":
+    """Draw the Dice of each patient under two models, the greatest loss first.
+
+    Args:
+        comparison: What ``publishing.compare`` gave.
+    """
+    table = pd.DataFrame(comparison["patient_scores"])[::-1]
+    main, baseline = comparison["main"], comparison["baseline"]
+    figure = _figure(9, 1.9 + 0.3 * len(table))
+    axes = figure.subplots()
+    place = np.arange(len(table))
+    for better, colour in ((True, BLUE), (False, ORANGE)):
+        rows = (table["difference"] > 0) == better
+        ends = table.loc[rows, ["baseline_dice", "dice"]].to_numpy().T
+        axes.hlines(place[rows], *ends, color=colour, linewidth=2)
+    axes.plot(table["baseline_dice"], place, "o", color=GREY, label=baseline)
+    axes.plot(table["dice"], place, "D", color="black", ms=5, label=main)
+    axes.set_yticks(place, table["patient"], fontsize=8)
+    axes.set(xlim=(0, 1), xlabel="Dice of all slices of a patient; blue: higher, orange: lower")
+    axes.grid(alpha=0.3, axis="x")
+    low, high = comparison["interval"]
+    title = (
+        f"{main} against {baseline} on {comparison['split']}: {comparison['difference']:+.3f} mean "
+        f"Dice\n{comparison['confidence']:.0%} interval {low:+.3f} to {high:+.3f} over "
+        f"{comparison['patients']} patients"
+    )
+    itself = f"{main} is the baseline: nothing to compare it with"
+    axes.set_title(itself if main == baseline else title, fontsize=11)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def choose_failures(slice_scores: pd.DataFrame, each: int = 3) -> dict[str, str]:
+    """Choose where a model fails worst: missed tumour, and tumour seen where there is none.
+
+    Args:
+        slice_scores: Columns slice, dice and the counts.
+        each: Slices of each kind.
+
+    Returns:
+        A title by slice name; fewer where there are not enough slices.
+    """
+    tumour = slice_scores["true_positive"] + slice_scores["false_negative"] > 0
+    alarms = slice_scores[~tumour & (slice_scores["false_positive"] > 0)]
+    chosen = {}
+    for row in slice_scores[tumour].nsmallest(each, "dice").itertuples():
+        chosen[row.slice] = f"lowest Dice: {row.dice:.2f}\n{row.slice}"
+    for row in alarms.nlargest(each, "false_positive").itertuples():
+        chosen[row.slice] = f"no tumour: {row.false_positive}\npixels too many\n{row.slice}"
+    return chosen
+
+
+def to_png(figure: "Figure") -> bytes:
+    """Return the figure as a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
+
+
 def choose_slices(slice_scores: pd.DataFrame, each: int = 2) -> dict[str, str]:
     """Choose the worst, the middle and the best slices with tumour by Dice.
 
@@ -264,11 +324,15 @@ def choose_slices(slice_scores: pd.DataFrame, each: int = 2) -> dict[str, str]:
     return chosen
 
 
-def slice_gallery(rows: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]) -> "Figure":
+def slice_gallery(
+    rows: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]],
+    title: str = "Worst, median and best slices with tumour",
+) -> "Figure":
     """Draw slices one below the other: FLAIR, truth, prediction, and both outlined on the image.
 
     Args:
         rows: Title, image (H, W, 3) uint8, true mask and predicted mask (H, W), of each slice.
+        title: Of the whole figure.
     """
     figure = _figure(10, 2.4 * max(1, len(rows)) + 0.6)
     grid = figure.subplots(max(1, len(rows)), 4, squeeze=False)
@@ -277,15 +341,15 @@ def slice_gallery(rows: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]) ->
     headings = ("FLAIR", "truth", "prediction", "truth (blue), prediction (orange)")
     for axes, heading in zip(grid[0], headings, strict=True):
         axes.set_title(heading, fontsize=10)
-    for line, (title, image, truth, prediction) in zip(grid, rows, strict=False):
+    for line, (name, image, truth, prediction) in zip(grid, rows, strict=False):
         flair = image[..., _FLAIR]
         for axes, picture in zip(line, (flair, truth > 0, prediction > 0, flair), strict=True):
             axes.imshow(picture, cmap="gray", interpolation="nearest")
         for mask, colour in ((truth, BLUE), (prediction, ORANGE)):
             if (mask > 0).any():
                 line[3].contour(mask > 0, levels=[0.5], colors=[colour], linewidths=1.2)
-        line[0].set_ylabel(title, fontsize=8)
-    figure.suptitle("Worst, median and best slices with tumour (research use only)", fontsize=11)
+        line[0].set_ylabel(name, fontsize=8)
+    figure.suptitle(f"{title} (research use only)", fontsize=11)
     return figure
 
 

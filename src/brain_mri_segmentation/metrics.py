@@ -20,6 +20,18 @@ COUNTS = ["true_positive", "false_positive", "false_negative", "true_negative"]
 SMALL_TUMOUR = 200
 """A tumour of fewer pixels in a slice is a small one."""
 
+SUMMARY = {
+    "dice": "Dice, mean over patients",
+    "dice_median": "Dice, median over patients",
+    "dice_pooled": "Dice, all pixels together",
+    "dice_tumour_slices": "Dice, mean over tumour slices",
+    "dice_small_tumours": f"Dice, mean over tumours < {SMALL_TUMOUR} px",
+    "iou": "IoU, mean over patients",
+    "empty_slice_fp_rate": "Empty slices with a false alarm",
+    "pixel_accuracy": "Pixel accuracy",
+}
+"""The figures that a reader is shown, in this order."""
+
 
 def confusion_counts(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Count the pixels of each outcome.
@@ -199,16 +211,7 @@ def format_summary(report: Report) -> str:
         f"{report['model']} on {report['split']}: "
         f"{report['patients']} patients, {report['slices']} slices"
     ]
-    for name, text in (
-        ("dice", "Dice, mean over patients"),
-        ("dice_median", "Dice, median over patients"),
-        ("dice_pooled", "Dice, all pixels together"),
-        ("dice_tumour_slices", "Dice, mean over tumour slices"),
-        ("dice_small_tumours", f"Dice, mean over tumours < {SMALL_TUMOUR} px"),
-        ("iou", "IoU, mean over patients"),
-        ("empty_slice_fp_rate", "Empty slices with a false alarm"),
-        ("pixel_accuracy", "Pixel accuracy"),
-    ):
+    for name, text in SUMMARY.items():
         value, ends = report[name], report["intervals_95"][name]
         if value is None:
             lines.append(f"  {text:<34} undefined")

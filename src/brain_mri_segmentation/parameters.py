@@ -5,7 +5,7 @@ wrong type is refused before any pipeline starts.
 """
 
 import difflib
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -219,6 +219,63 @@ class SweepParameters(Parameters):
     """Parameters that vary: ``name`` with ``low``, ``high`` and ``log``, or with ``choices``."""
 
 
+class GateParameters(Parameters):
+    """What the main model must show before it is published."""
+
+    minimum_difference: float = Field(ge=-1, le=1)
+    """Mean Dice must be higher than the baseline's by more than this, at the lower end of the
+    interval of the difference."""
+    confidence: float = Field(gt=0.5, lt=1)
+    """Of that interval, a bootstrap over patients."""
+    override: str | None
+    """Reason to publish a model that does not pass; it is logged and printed on the model card."""
+
+
+class DataParameters(Parameters):
+    """What the model card says about the data, which no file of the project knows."""
+
+    name: str
+    """Title of the data set."""
+    id: str
+    """Its identifier, for the card's metadata."""
+    url: str | None
+    """Where it is to be had."""
+    license: str
+    """Its licence, as reported."""
+    citation: str
+    """What to cite."""
+
+
+class PublishingParameters(Parameters):
+    """How a model is made public."""
+
+    baseline: Annotated[str, AfterValidator(check_model_name)]
+    """Model that any other must beat; it is itself published without a comparison."""
+    gate: GateParameters
+    destination: Literal["folder", "hub"]
+    """``folder`` writes the exported model; ``hub`` pushes it to a Hugging Face hub as well."""
+    repo_id: str | None
+    """Repository on the hub, such as ``name/brain-mri-segmentation``."""
+    private: bool
+    """Whether a new repository is private; an existing one that differs is refused."""
+    revision: str
+    """Branch of the repository; made when it is missing."""
+    license: str
+    """Licence of the weights, as a hub identifier."""
+    onnx: bool
+    """Whether ``model.onnx`` is exported."""
+    pictures: bool
+    """Whether the card shows slices of patients (failure cases); the licence of the data must
+    permit it."""
+    data: DataParameters
+
+    @model_validator(mode="after")
+    def _name_a_repository(self) -> Self:
+        if self.destination == "hub" and self.repo_id is None:
+            raise ValueError("destination=hub needs a repository: publishing.repo_id=NAME/MODEL")
+        return self
+
+
 class ServingParameters(Parameters):
     """Limits of the HTTP service."""
 
@@ -256,6 +313,7 @@ class ProjectParameters(Parameters):
     training: TrainingParameters
     evaluation: EvaluationParameters
     sweep: SweepParameters
+    publishing: PublishingParameters
     serving: ServingParameters
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 import warnings
 from functools import cache
 from typing import TextIO
@@ -12,6 +13,8 @@ from brain_mri_segmentation.processes import Processes
 # Nothing is reported to anybody unless the user says so. Libraries read this when imported.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+if not sys.stderr.isatty():  # in a log file, each step of a progress bar would be a line
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 # Notes from libraries to each other's developers, which a user can do nothing about.
 _NOT_FOR_USERS = (

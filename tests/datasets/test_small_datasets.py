@@ -9,7 +9,9 @@ from brain_mri_segmentation.datasets import (
     CheckpointDataset,
     ExperimentLoggerDataset,
     ExportedModelDataset,
+    HubClientDataset,
     OptionalTableDataset,
+    ReportsDataset,
     WorkspaceDataset,
 )
 from brain_mri_segmentation.models import Checkpoint, create_model
@@ -84,7 +86,12 @@ def test_a_workspace_is_made(tmp_path):
 
 @pytest.mark.parametrize(
     "dataset",
-    [OptionalTableDataset(filepath=None), WorkspaceDataset(path="x"), ExperimentLoggerDataset()],
+    [
+        OptionalTableDataset(filepath=None),
+        WorkspaceDataset(path="x"),
+        ExperimentLoggerDataset(),
+        HubClientDataset(),
+    ],
 )
 def test_what_is_only_read_cannot_be_saved(dataset):
     with pytest.raises(DatasetError):
@@ -107,3 +114,21 @@ def test_the_logger_writes_to_the_active_run_and_leaves_it_open(tmp_path):
             assert [(m.step, m.value) for m in history] == [(1, 0.25), (2, 0.5)]
     finally:
         mlflow.set_tracking_uri(None)
+
+
+def test_reports_are_found_by_model_and_none_is_no_error(tmp_path):
+    dataset = ReportsDataset(
+        path=str(tmp_path), dataset={"type": "json.JSONDataset"}, filename_suffix="/metrics.json"
+    )
+    assert dataset.load() == {}
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet/metrics.json").write_text('{"dice": 0.5}')
+    (tmp_path / "cohort_problems.csv").write_text("")
+    assert {name: read() for name, read in dataset.load().items()} == {"unet": {"dice": 0.5}}
+
+
+def test_the_hub_client_holds_the_token_and_shows_it_nowhere():
+    dataset = HubClientDataset(credentials={"token": "hf_secret"})
+    assert dataset.load().token == "hf_secret"
+    assert "hf_secret" not in f"{dataset!r} {dataset} {dataset._describe()} {dataset.load()!r}"
+    assert HubClientDataset(credentials={"token": None}).load().token is None

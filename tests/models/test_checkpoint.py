@@ -109,9 +109,11 @@ def test_a_folder_holds_the_same_model(checkpoint, folder):
     assert config["id2label"] == {"0": "background", "1": "tumour"}
 
 
-def test_the_digest_tells_weights_apart(checkpoint):
+def test_the_digest_tells_models_apart(checkpoint):
     other = {name: value + 1 for name, value in checkpoint.weights.items()}
     assert dataclasses.replace(checkpoint, weights=other).digest != checkpoint.digest
+    stricter = checkpoint.preprocessing | {"threshold": 0.9}
+    assert dataclasses.replace(checkpoint, preprocessing=stricter).digest != checkpoint.digest
     assert dataclasses.replace(checkpoint, metadata={}).digest == checkpoint.digest
 
 
@@ -138,7 +140,7 @@ def test_files_of_two_models_are_told_apart(checkpoint, folder):
     other = {name: value + 1 for name, value in checkpoint.weights.items()}
     mixed = dataclasses.replace(checkpoint, weights=other).folder_files([0.0] * 3, [1.0] * 3, {})
     (folder / "model.safetensors").write_bytes(mixed["model.safetensors"])
-    with pytest.raises(InputError, match="not those that its run.json describes"):
+    with pytest.raises(InputError, match="not the one that its run.json describes"):
         Checkpoint.load(folder)
 
 

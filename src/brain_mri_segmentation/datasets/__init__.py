@@ -9,12 +9,15 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "checkpoint_dataset": ["CheckpointDataset"],
+        "checkpoint_dataset": ["CheckpointDataset", "is_registered", "load_checkpoint"],
         "experiment_logger_dataset": ["ExperimentLoggerDataset", "NestedLoggersDataset"],
         "exported_model_dataset": ["ExportedModelDataset"],
+        "hub_client_dataset": ["HubClientDataset"],
         "image_folder_dataset": ["ImageFolderDataset"],
         "optional_table_dataset": ["OptionalTableDataset"],
         "raw_slices_dataset": ["RawSlicesDataset"],
+        "registered_model_dataset": ["RegisteredModelDataset", "Release"],
+        "reports_dataset": ["ReportsDataset"],
         "slice_folder_dataset": ["SliceFolderDataset"],
         "workspace_dataset": ["WorkspaceDataset"],
     },

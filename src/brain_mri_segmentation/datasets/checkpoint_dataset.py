@@ -6,14 +6,48 @@ from typing import Any
 from kedro.io import AbstractDataset
 
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.models import Checkpoint
+from brain_mri_segmentation.models import RUN_FILE, Checkpoint
+
+
+def load_checkpoint(place: str) -> Checkpoint:
+    """Load a model from a file, an exported folder, or MLflow's registry (``models:/...``).
+
+    Raises:
+        InputError: It is missing or damaged, or the registry does not give it.
+    """
+    if not is_registered(place):
+        return Checkpoint.load(Path(place))
+    # Only here, since a service of a checkpoint is installed without MLflow.
+    try:
+        from mlflow.artifacts import download_artifacts
+        from mlflow.exceptions import MlflowException
+    except ImportError as error:
+        raise InputError(
+            f"{place} is in MLflow's registry, but MLflow is not installed here. Install it "
+            "(pip install mlflow), or name a checkpoint or an exported folder."
+        ) from error
+    try:
+        version = Path(download_artifacts(place))
+    except MlflowException as error:
+        raise InputError(
+            f"MLflow's registry (MLFLOW_TRACKING_URI) does not give {place}: {error.message} "
+            "Publish a model first: kedro run --pipeline publishing"
+        ) from error
+    exported = next((file.parent for file in version.rglob(RUN_FILE)), version)
+    return Checkpoint.load(exported)
+
+
+def is_registered(place: str) -> bool:
+    """Say whether a place is in MLflow's registry rather than on a disk."""
+    return place.startswith("models:/")
 
 
 class CheckpointDataset(AbstractDataset[Checkpoint, Checkpoint]):
     """Saves in one piece, and loads without running pickled code.
 
     Args:
-        filepath: The file, on a local disk; or an exported folder, to load from.
+        filepath: The file, on a local disk. To load from, also an exported folder, or a version in
+            MLflow's registry such as ``models:/brain-mri-segmentation@champion``.
         model: Architecture that the file must hold; None takes any.
         metadata: Not used by Kedro; for Kedro-Viz.
     """
@@ -21,7 +55,7 @@ class CheckpointDataset(AbstractDataset[Checkpoint, Checkpoint]):
     def __init__(
         self, filepath: str, model: str | None = None, metadata: dict[str, Any] | None = None
     ) -> None:
-        self._path = Path(filepath)
+        self._place = filepath
         self._model = model
         self.metadata = metadata
 
@@ -31,10 +65,10 @@ class CheckpointDataset(AbstractDataset[Checkpoint, Checkpoint]):
         Raises:
             InputError: The model is missing, damaged, or of another architecture.
         """
-        checkpoint = Checkpoint.load(self._path)
+        checkpoint = load_checkpoint(self._place)
         if self._model is not None and checkpoint.model_name != self._model:
             raise InputError(
-                f"{self._path} holds a '{checkpoint.model_name}', but this run is for "
+                f"{self._place} holds a '{checkpoint.model_name}', but this run is for "
                 f"model={self._model}. Give --params model={checkpoint.model_name}, or train a "
                 f"{self._model} first."
             )
@@ -42,10 +76,10 @@ class CheckpointDataset(AbstractDataset[Checkpoint, Checkpoint]):
 
     def save(self, data: Checkpoint) -> None:
         """Write the checkpoint."""
-        data.save(self._path)
+        data.save(Path(self._place))
 
     def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._path), "model": self._model}
+        return {"filepath": self._place, "model": self._model}
 
     def _exists(self) -> bool:
-        return self._path.exists()
+        return is_registered(self._place) or Path(self._place).exists()

@@ -1,6 +1,6 @@
 """Architectures behind the parameter ``model``, and the checkpoint that carries one."""
 
-from brain_mri_segmentation.models.checkpoint import Checkpoint, write_atomically
+from brain_mri_segmentation.models.checkpoint import RUN_FILE, Checkpoint, write_atomically
 from brain_mri_segmentation.models.ensemble import EnsembleOptions
 from brain_mri_segmentation.models.registry import (
     SegmentationModel,
@@ -11,6 +11,7 @@ from brain_mri_segmentation.models.registry import (
 )
 
 __all__ = [
+    "RUN_FILE",
     "Checkpoint",
     "EnsembleOptions",
     "SegmentationModel",

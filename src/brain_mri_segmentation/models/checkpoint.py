@@ -5,7 +5,7 @@ import json
 import os
 import pickle
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -92,15 +92,20 @@ class Checkpoint:
 
     @property
     def digest(self) -> str:
-        """16 hexadecimal digits that tell weights apart, whatever holds them."""
-        digest = hashlib.sha256()
+        """16 hexadecimal digits that tell models apart: their weights and preprocessing."""
+        digest = hashlib.sha256(json.dumps(self.preprocessing, sort_keys=True).encode())
         for name, value in sorted(self.weights.items()):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()[:16]
 
+    @property
+    def library(self) -> str:
+        """Library that loads an exported folder, as the hub calls it."""
+        return MODELS[self.model_name].LIBRARY
+
     def folder_files(
-        self, image_mean: Sequence[float], image_std: Sequence[float], results: dict[str, object]
+        self, image_mean: Sequence[float], image_std: Sequence[float], results: Mapping[str, object]
     ) -> dict[str, bytes]:
         """Lay the model out as a folder that transformers and the Hugging Face hub understand.
 
@@ -138,7 +143,7 @@ class Checkpoint:
             CONFIG_FILE: _to_json(config),
             WEIGHTS_FILE: safetensors.torch.save(contiguous, metadata={"format": "pt"}),
             PREPROCESSOR_FILE: _to_json(preprocessor),
-            RUN_FILE: _to_json(run | results),
+            RUN_FILE: _to_json(run | dict(results)),
         }
 
     def describe(self) -> dict[str, object]:
@@ -177,8 +182,8 @@ def _read_folder(path: Path) -> Checkpoint:
     checkpoint = Checkpoint(name, config, preprocessing, weights, metadata)
     if checkpoint.digest != digest:
         raise InputError(
-            f"The weights in {path} are not those that its {RUN_FILE} describes: files of several "
-            "models are mixed, or the copy is incomplete. Copy the folder anew."
+            f"The model in {path} is not the one that its {RUN_FILE} describes: files of several "
+            "models are mixed, or one was changed. Copy the folder anew, or export it again."
         )
     return checkpoint
 

@@ -1,6 +1,6 @@
 """How an architecture is laid out on the Hugging Face hub: ``config.json`` and safetensors."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -19,8 +19,11 @@ def label_names() -> Config:
 class HubModel(PyTorchModelHubMixin):
     """Base of architectures of this project's own: ``Name.from_pretrained(folder or hub name)``.
 
-    An architecture of another library overrides both methods, so that the library loads the files.
+    An architecture of another library overrides all of this, so that the library loads the files.
     """
+
+    LIBRARY: ClassVar[str] = "pytorch"
+    """Library that loads an exported folder, as the hub calls it."""
 
     @classmethod
     def to_hub(cls, config: Config, weights: Weights) -> tuple[Config, Weights]:

@@ -19,6 +19,9 @@ class SegmentationModel(Protocol):
     Options: ClassVar[type[BaseModel]]
     """Its options in ``parameters.yml``, under ``models.<name>``."""
 
+    LIBRARY: ClassVar[str]
+    """Library that loads an exported folder, as the hub calls it."""
+
     config: dict[str, object]
     """Plain values with which the class itself builds the same network again."""
 

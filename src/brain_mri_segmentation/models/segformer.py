@@ -42,6 +42,7 @@ class SegFormer(nn.Module):
     """
 
     Options = SegFormerOptions
+    LIBRARY = "transformers"
 
     def __init__(self, config: dict[str, object] | None = None) -> None:
         super().__init__()

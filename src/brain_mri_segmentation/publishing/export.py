@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Mapping
 
 import numpy as np
 import onnxruntime
@@ -19,7 +20,7 @@ _SAME_LOGITS = 1e-4
 
 
 def export(
-    checkpoint: Checkpoint, images: Slices, results: dict[str, object], onnx: bool = True
+    checkpoint: Checkpoint, images: Slices, results: Mapping[str, object], onnx: bool = True
 ) -> dict[str, bytes]:
     """Turn a checkpoint into the files of a model on the Hugging Face hub.
 

@@ -6,14 +6,15 @@ from pathlib import Path
 from kedro.config import OmegaConfigLoader
 from kedro.io import DataCatalog
 
+from brain_mri_segmentation.datasets import is_registered, load_checkpoint
 from brain_mri_segmentation.errors import InputError, find_input_error
 from brain_mri_segmentation.inference import Segmenter
-from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import ServingParameters, check_parameters
 
 ENTRY = "serving_model"
 MODEL_VARIABLE = "SERVING_MODEL"
-"""Path of a checkpoint, instead of the catalog's entry."""
+"""Path of a checkpoint or an exported model, or ``models:/...`` in MLflow's registry; it takes the
+place of the catalog's entry."""
 ENVIRONMENT_VARIABLE = "KEDRO_ENV"
 """Kedro environment whose catalog is read, such as ``demo``."""
 
@@ -30,12 +31,13 @@ def load_serving_model(project: Path) -> tuple[Segmenter, str]:
     Raises:
         InputError: There is none, or it cannot be read; the message says what to run.
     """
-    if path := os.environ.get(MODEL_VARIABLE):
-        return Segmenter(Checkpoint.load(Path(path))), path
+    if place := os.environ.get(MODEL_VARIABLE):
+        return Segmenter(load_checkpoint(place)), place
     entry = _config(project)["catalog"].get(ENTRY)
     if entry is None:
         raise InputError(f"conf/base/catalog.yml has no entry '{ENTRY}'.")
-    entry = entry | {"filepath": str(project / entry["filepath"])}
+    if not is_registered(entry["filepath"]):
+        entry = entry | {"filepath": str(project / entry["filepath"])}
     catalog = DataCatalog.from_config({ENTRY: entry})
     try:
         return Segmenter(catalog.load(ENTRY)), entry["filepath"]

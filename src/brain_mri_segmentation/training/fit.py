@@ -260,6 +260,7 @@ def _make_checkpoint(
         metadata={
             "epoch": best["epoch"],
             "scores": {name: best[name] for name in METRICS},
+            "model_options": recipe.model_options,
             "training": recipe.training.model_dump(),
             "seed": recipe.seed,
             "code": git_commit(),

@@ -67,6 +67,7 @@ def summarise_scores(
     """Reduce the scores to one figure a metric, for the report and for the experiment tracker."""
     split, samples = parameters.split, parameters.bootstrap_samples
     report = metrics.report(checkpoint.model_name, split, slice_scores, samples, seed)
+    report["digest"] = checkpoint.digest
     report["fingerprint"] = {
         "split": data_fingerprint["split"],
         "data": data_fingerprint[split]["data"],

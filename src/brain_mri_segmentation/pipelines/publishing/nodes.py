@@ -1,0 +1,148 @@
+"""From a checkpoint and its scores to a model that others can load."""
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pandas as pd
+from huggingface_hub import HfApi
+from matplotlib.figure import Figure
+
+from brain_mri_segmentation import figures, publishing
+from brain_mri_segmentation.cohort import Slices
+from brain_mri_segmentation.datasets import Release
+from brain_mri_segmentation.metrics import Report, patient_dice_intervals
+from brain_mri_segmentation.models import Checkpoint
+from brain_mri_segmentation.parameters import EvaluationParameters, PublishingParameters
+from brain_mri_segmentation.publishing import Approval, Comparison, Scores
+
+logger = logging.getLogger(__name__)
+
+# Aliases in the registry: the champion is what is served, and only a model that passed becomes it.
+_ALIASES = {"passed": "champion", "baseline": "baseline", "overridden": None}
+
+
+def compare_models(
+    reports: Mapping[str, Callable[[], Report]],
+    scores: Mapping[str, Callable[[], pd.DataFrame]],
+    model: str,
+    parameters: PublishingParameters,
+    evaluation: EvaluationParameters,
+    seed: int,
+) -> tuple[Comparison, Figure]:
+    """Compare the model with the baseline, patient by patient."""
+    main, baseline = (
+        Scores(publishing.find_report(name, reports), scores[name]())
+        for name in (model, parameters.baseline)
+    )
+    comparison = publishing.compare(
+        main, baseline, parameters.gate.confidence, evaluation.bootstrap_samples, seed
+    )
+    return comparison, figures.model_comparison(comparison)
+
+
+def check_gate(
+    comparison: Comparison,
+    checkpoint: Checkpoint,
+    report: Report,
+    parameters: PublishingParameters,
+) -> Approval:
+    """Refuse a model that does not beat the baseline."""
+    approval = publishing.approve(comparison, checkpoint, report, parameters.gate)
+    level = logging.WARNING if approval.status == "overridden" else logging.INFO
+    logger.log(level, "%s", approval.reason)
+    return approval
+
+
+def draw_card_pictures(
+    comparison: Comparison,
+    approval: Approval,
+    report: Report,
+    patient_scores: pd.DataFrame,
+    slice_scores: pd.DataFrame,
+    predictions: Slices,
+    parameters: PublishingParameters,
+    evaluation: EvaluationParameters,
+    seed: int,
+    **folders: Slices,
+) -> dict[str, bytes]:
+    """Draw what the model card shows, by name in the exported folder."""
+    intervals = patient_dice_intervals(slice_scores, evaluation.bootstrap_samples, seed)
+    drawn = {"patients": figures.patient_dice(patient_scores, intervals, report)}
+    if approval.status != "baseline":
+        drawn["comparison"] = figures.model_comparison(comparison)
+    if parameters.pictures:
+        images, masks = (folders[f"{report['split']}_{kind}"] for kind in ("images", "masks"))
+        rows = [
+            (title, images[name](), masks[name](), predictions[name]())
+            for name, title in figures.choose_failures(slice_scores).items()
+        ]
+        drawn["failures"] = figures.slice_gallery(rows, "Where the model fails worst")
+    return {f"pictures/{name}.png": figures.to_png(figure) for name, figure in drawn.items()}
+
+
+def render_model_card(
+    checkpoint: Checkpoint,
+    report: Report,
+    patient_scores: pd.DataFrame,
+    site_scores: pd.DataFrame,
+    comparison: Comparison,
+    approval: Approval,
+    card_pictures: dict[str, bytes],
+    parameters: PublishingParameters,
+) -> str:
+    """Render the model card from what was measured."""
+    pictures = {Path(name).stem: name for name in card_pictures}
+    return publishing.render_card(
+        checkpoint,
+        report,
+        patient_scores,
+        site_scores,
+        comparison,
+        approval,
+        parameters,
+        pictures,
+    )
+
+
+def export_model(
+    checkpoint: Checkpoint,
+    train_images: Slices,
+    report: Report,
+    comparison: Comparison,
+    approval: Approval,
+    model_card: str,
+    card_pictures: dict[str, bytes],
+    parameters: PublishingParameters,
+) -> dict[str, bytes]:
+    """Make all files of the exported folder."""
+    results = {
+        "metrics": report,
+        "comparison": comparison,
+        "approval": {"status": approval.status, "reason": approval.reason},
+    }
+    files = publishing.export(checkpoint, train_images, results, parameters.onnx)
+    return files | {"README.md": model_card.encode()} | card_pictures
+
+
+def push_to_hub(
+    exported_model: Path, hub_client: HfApi, parameters: PublishingParameters
+) -> dict[str, object]:
+    """Push the folder, if that is its destination."""
+    if parameters.destination == "folder" or parameters.repo_id is None:
+        logger.info("The model is in %s", exported_model)
+        return {"destination": "folder"}
+    return {"destination": "hub"} | publishing.push(
+        exported_model,
+        hub_client,
+        parameters.repo_id,
+        parameters.private,
+        parameters.revision,
+    )
+
+
+def register_model(exported_model: Path, approval: Approval, report: Report) -> Release:
+    """Register the folder; the champion changes only when the gate is passed."""
+    tags = {"gate": approval.status, f"{report['split']}/dice": f"{report['dice']:.4f}"}
+    alias = _ALIASES[approval.status]
+    return Release(report["model"], exported_model, alias, approval.reason, tags)

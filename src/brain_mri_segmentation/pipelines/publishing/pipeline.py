@@ -1,0 +1,82 @@
+from kedro.pipeline import Node, Pipeline
+
+from brain_mri_segmentation.cohort import SPLITS
+from brain_mri_segmentation.pipelines.publishing.nodes import (
+    check_gate,
+    compare_models,
+    draw_card_pictures,
+    export_model,
+    push_to_hub,
+    register_model,
+    render_model_card,
+)
+
+
+def _inputs(*names: str) -> dict[str, str]:
+    """Wire arguments to the entries of the same name, and to what they abbreviate."""
+    entries = {
+        "report": "metrics",
+        "parameters": "params:publishing",
+        "evaluation": "params:evaluation",
+        "seed": "params:seed",
+        "model": "params:model",
+    }
+    return {name: entries.get(name, name) for name in names}
+
+
+_SPLIT_FOLDERS = [f"{split}_{kind}" for split in SPLITS for kind in ("images", "masks")]
+
+
+def create_pipeline(**kwargs: object) -> Pipeline:
+    """Checkpoint and scores -> gate -> card and exported model -> hub and registry."""
+    return Pipeline(
+        [
+            Node(
+                compare_models,
+                inputs=_inputs("model", "parameters", "evaluation", "seed")
+                | {"reports": "metrics_of_models", "scores": "patient_scores_of_models"},
+                outputs=["comparison", "comparison_figure"],
+                name="compare_models",
+            ),
+            Node(
+                check_gate,
+                inputs=_inputs("comparison", "checkpoint", "report", "parameters"),
+                outputs="approval",
+                name="check_gate",
+            ),
+            Node(
+                draw_card_pictures,
+                inputs=_inputs("comparison", "approval", "report", "patient_scores")
+                | _inputs("slice_scores", "predictions", "parameters", "evaluation", "seed")
+                | _inputs(*_SPLIT_FOLDERS),
+                outputs="card_pictures",
+                name="draw_card_pictures",
+            ),
+            Node(
+                render_model_card,
+                inputs=_inputs("checkpoint", "report", "patient_scores", "site_scores")
+                | _inputs("comparison", "approval", "card_pictures", "parameters"),
+                outputs="model_card",
+                name="render_model_card",
+            ),
+            Node(
+                export_model,
+                inputs=_inputs("checkpoint", "train_images", "report", "comparison")
+                | _inputs("approval", "model_card", "card_pictures", "parameters"),
+                outputs="exported_model",
+                name="export_model",
+            ),
+            Node(
+                push_to_hub,
+                inputs=_inputs("exported_model", "hub_client", "parameters"),
+                outputs="hub_release",
+                name="push_to_hub",
+            ),
+            Node(
+                register_model,
+                inputs=_inputs("exported_model", "approval", "report"),
+                outputs="registered_model",
+                name="register_model",
+            ),
+        ]
+    )
