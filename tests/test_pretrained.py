@@ -1,0 +1,68 @@
+"""The model that the repository ships."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from brain_mri_segmentation.datasets import RawSlicesDataset
+from brain_mri_segmentation.inference import load_model, segment, segment_volume
+from brain_mri_segmentation.metrics import confusion_counts, dice
+from brain_mri_segmentation.serving.model import load_serving_model
+
+PROJECT = Path(__file__).resolve().parents[1]
+FOLDER = PROJECT / "data/06_models/pretrained/unet"
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    return load_model(FOLDER)
+
+
+@pytest.fixture(scope="module")
+def patient(shared_cohort, tmp_path_factory):
+    """A real patient of the validation partition: 20 images and masks."""
+    folder, name = tmp_path_factory.mktemp("lgg"), "TCGA_HT_8107_19980708"
+    command = [sys.executable, shared_cohort / "restore.py", folder, name]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    slices = RawSlicesDataset(path=str(folder)).load()
+    numbers = range(1, 1 + len(slices) // 2)
+    paths = [f"{name}/{name}_{number}" for number in numbers]
+    return [slices[path]() for path in paths], [slices[f"{path}_mask"]() for path in paths]
+
+
+def test_the_shipped_model_is_the_baseline_and_small():
+    assert sum(file.stat().st_size for file in FOLDER.rglob("*") if file.is_file()) < 10e6
+    run = json.loads((FOLDER / "run.json").read_text())
+    assert run["model_name"] == "unet"
+    assert len(run["metadata"]["train_patients"]) == 88
+    assert len(run["metadata"]["val_patients"]) == 11
+    assert not list(FOLDER.rglob("*TCGA*"))
+
+
+def test_a_fresh_clone_serves_it(monkeypatch, segmenter):
+    monkeypatch.delenv("SERVING_MODEL", raising=False)
+    monkeypatch.delenv("KEDRO_ENV", raising=False)
+    served, source = load_serving_model(PROJECT)
+    assert source == str(FOLDER)
+    assert served.checkpoint.digest == segmenter.checkpoint.digest
+
+
+def test_the_score_of_a_real_patient_is_the_one_that_was_reported(segmenter, patient):
+    images, masks = patient
+    counts = [
+        confusion_counts(result.mask, mask)
+        for result, mask in zip(segment_volume(segmenter, images), masks, strict=True)
+    ]
+    assert dice(np.sum(counts, axis=0)) == pytest.approx(0.875, abs=0.005)
+
+
+def test_a_lone_slice_is_segmented_as_well_as_one_of_a_volume(segmenter, patient):
+    images, masks = patient
+    largest = int(np.argmax([np.count_nonzero(mask) for mask in masks]))
+    alone = segment(segmenter, images[largest])
+    assert dice(confusion_counts(alone.mask, masks[largest])) > 0.85
+    assert alone.review is None
