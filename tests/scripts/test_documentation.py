@@ -77,7 +77,7 @@ def test_every_catalog_entry_has_a_row(documentation):
     row = next(line for line in page.splitlines() if line.startswith("| `patient_split` |"))
     assert row.split(" | ")[4:] == [
         "`split_patients`",
-        "`fingerprint_data`, `write_split_folders` |",
+        "`draw_split_balance`, `fingerprint_data`, `write_split_folders` |",
     ]
 
 
