@@ -1,3 +1,4 @@
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -152,15 +153,16 @@ def test_threads_do_not_disturb_each_other(checkpoint):
         assert np.array_equal(result.probability, expected[n % 8])
 
 
-def test_the_example_of_the_documentation_runs(checkpoint, tmp_path, monkeypatch):
-    text = (Path(__file__).parents[1] / "docs/serving.md").read_text()
+@pytest.mark.parametrize("page", ["README.md", "docs/serving.md"])
+def test_the_example_of_the_documentation_runs(checkpoint, tmp_path, monkeypatch, page):
+    text = (Path(__file__).parents[1] / page).read_text()
     example = text.split("```python\n")[1].split("```")[0]
-    place = tmp_path / "data/demo/06_models/unet/best.ckpt"
-    checkpoint.save(place)
+    checkpoint.save(tmp_path / re.search(r'load_model\("(.*)"\)', example)[1])
+    tifffile.imwrite(tmp_path / "slice.tif", volume((40, 50))[0], photometric="rgb")
     monkeypatch.chdir(tmp_path)
-    names = {"image": volume((40, 40))[0]}
+    names = {}
     exec(example, names)
-    assert names["result"].mask.shape == (40, 40)
+    assert names["result"].mask.shape == (40, 50)
 
 
 def test_an_empty_volume_is_refused(checkpoint):
