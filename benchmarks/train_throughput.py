@@ -24,15 +24,12 @@ from torch.nn import functional as F
 
 from brain_mri_segmentation import startup
 from brain_mri_segmentation.datasets import SliceFolderDataset
+from brain_mri_segmentation.memory import keep_freed_memory
 from brain_mri_segmentation.models import create_model
 from brain_mri_segmentation.parameters import check_parameters
 from brain_mri_segmentation.phantom import make_volume
 from brain_mri_segmentation.training import Partition, Recipe, fit_model
-from brain_mri_segmentation.training.hardware import (
-    choose_memory_format,
-    choose_precision,
-    keep_freed_memory,
-)
+from brain_mri_segmentation.training.hardware import choose_memory_format, choose_precision
 
 PROJECT = Path(__file__).resolve().parents[1]
 VARIANTS = {  # name: (bfloat16, channels_last, keep freed memory)

@@ -50,7 +50,10 @@ class ImageFolderDataset(AbstractDataset[NoReturn, dict[str, SliceReader]]):
         for path in sorted(filesystem.find(root)):
             name, _, ending = path[len(root) :].lstrip("/").rpartition(".")
             if f".{ending.lower()}" in _ENDINGS and not name.endswith("_mask"):
-                files[name] = partial(_read, filesystem, path)
+                # Beside scan.tif, a scan.png keeps its ending, so that neither is lost.
+                files[f"{name}.{ending}" if name in files else name] = partial(
+                    _read, filesystem, path
+                )
         if not files:
             state = "holds no TIFF, PNG or JPEG" if filesystem.isdir(root) else "does not exist"
             raise InputError(
@@ -67,4 +70,8 @@ class ImageFolderDataset(AbstractDataset[NoReturn, dict[str, SliceReader]]):
 
 
 def _read(filesystem: AbstractFileSystem, path: str) -> np.ndarray:
-    return read_slice(filesystem.cat_file(path))
+    try:
+        content = filesystem.cat_file(path)
+    except OSError as error:  # one file among many, which must not end the run
+        raise InputError(f"The file cannot be opened: {error}") from error
+    return read_slice(content)

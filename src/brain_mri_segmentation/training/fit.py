@@ -17,6 +17,7 @@ from torch import nn
 
 from brain_mri_segmentation.cohort import SliceReader, fingerprint
 from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.memory import keep_freed_memory
 from brain_mri_segmentation.models import Checkpoint, create_model, rebuild_model
 from brain_mri_segmentation.parameters import (
     PreprocessingParameters,
@@ -40,7 +41,6 @@ from brain_mri_segmentation.training.hardware import (
     choose_memory_format,
     choose_precision,
     choose_processes,
-    keep_freed_memory,
     rejoin_processes,
     use_gpu,
 )

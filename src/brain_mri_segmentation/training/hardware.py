@@ -1,9 +1,6 @@
 """What the machine can do: where training runs, in which number format and memory layout."""
 
-import ctypes
-import logging
 import os
-import sys
 from typing import Literal
 
 import torch
@@ -13,13 +10,8 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.processes import Processes, started_again
 
-logger = logging.getLogger(__name__)
-
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 _PRECISIONS: dict[str, Precision] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
-
-# Parameters of mallopt in glibc's malloc.h.
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 
 
 def check_accelerator(accelerator: str) -> None:
@@ -115,20 +107,3 @@ def choose_memory_format(accelerator: str) -> torch.memory_format:
     if use_gpu(accelerator) or torch.cpu.get_capabilities().get("avx512_f"):
         return torch.channels_last
     return torch.contiguous_format
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to keep freed memory for the next step; elsewhere do nothing.
-
-    By default it gives large blocks back to the system, and every training step spends up to half
-    its time on page faults. Has the effect of starting the process with MALLOC_MMAP_MAX_=0
-    MALLOC_TRIM_THRESHOLD_=-1 MALLOC_TOP_PAD_=268435456.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:  # another C library, such as musl
-        return
-    for parameter, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_TOP_PAD, 256 * 2**20)):
-        if not mallopt(parameter, value):
-            logger.debug("mallopt(%d, %d) was refused", parameter, value)
