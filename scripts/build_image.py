@@ -1,6 +1,6 @@
 """Build the serving image without a Docker engine, start the service inside it, and post a slice.
 
-    .venv/bin/python scripts/build_image.py [--model PATH] [--archive image.tar]
+    .venv/bin/python scripts/build_image.py [--archive image.tar] [--build-arg MODEL=PATH]
 
 For Debian and Ubuntu, as root, with the packages buildah and debootstrap. The base image is made on
 the spot, so that no registry is needed. pip's own configuration goes into the build, with the files
@@ -35,8 +35,6 @@ PROJECT = Path(__file__).resolve().parents[1]
 CANNOT_RUN_HERE = 77
 SUITE = "bookworm"  # Debian 12, which has Python 3.11
 PACKAGES = "python3,python3-venv,ca-certificates"
-# The model that goes into the image: the first of these that is there.
-MODELS = ("data/06_models/pretrained/unet", "data/demo/06_models/unet/best.ckpt")
 BASE, IMAGE = "localhost/debian-python", "localhost/brain-mri-segmentation"
 
 
@@ -205,9 +203,9 @@ def build(folder: Path, options: argparse.Namespace) -> None:
     buildah = Buildah(folder)
     report(f"base image: Debian {SUITE} with {PACKAGES}")
     make_base(buildah)
-    report(f"serving image with {options.model}")
+    report("serving image")
     arguments = pip_configuration(folder)
-    for text in (f"MODEL={options.model}", *options.build_arg):
+    for text in options.build_arg:
         arguments += ["--build-arg", text]
     # Docker's own format has the health check, which that of OCI lacks.
     command = ["build", "--format", "docker", "--layers=false", "--target", "serving"]
@@ -236,18 +234,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--archive", type=Path, help="keep the image in a file, for `docker load`")
-    parser.add_argument(
-        "--model", help=f"file or folder of the checkout; else {' or '.join(MODELS)}"
-    )
-    parser.add_argument("--build-arg", action="append", default=[], help="of the Dockerfile")
+    parser.add_argument("--build-arg", action="append", default=[], help="such as MODEL=PATH")
     options = parser.parse_args()
     if reason := why_not_here():
         print(f"The image is not built here: {reason}.")
         sys.exit(CANNOT_RUN_HERE)
-    present = [name for name in MODELS if (PROJECT / name).exists()]
-    options.model = options.model or next(iter(present), None)
-    if options.model is None:
-        sys.exit("Error: there is no model to put into the image. Run 'make demo' first.")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     folder = Path(tempfile.mkdtemp(prefix="image."))
     try:
