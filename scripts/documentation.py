@@ -284,35 +284,37 @@ def pipelines_page() -> str:
             "| node | does | takes | gives |",
             "|---|---|---|---|",
         ]
+        rows = {}
         for node in pipeline.nodes:
             does = (inspect.getdoc(node.func) or "").partition("\n\n")[0].replace("\n", " ")
             takes, gives = (
-                ", ".join(f"`{n}`" for n in names) for names in (node.inputs, node.outputs)
+                ", ".join(f"`{n}`" for n in dict.fromkeys(map(_any_copy, names)))
+                for names in (node.inputs, node.outputs)
             )
-            parts.append(f"| `{node.name}` | {does} | {takes} | {gives} |")
+            rows[_any_copy(node.name)] = f"{does} | {takes} | {gives}"
+        parts += [f"| `{node}` | {row} |" for node, row in rows.items()]
         parts.append("")
     return "\n".join(parts)
 
 
+def _any_copy(name: str) -> str:
+    """Return one name for the copies of a namespace: ``fold_2.checkpoint`` is ``fold_n...``."""
+    return re.sub(r"^(\w+)_\d+\.", r"\1_n.", name)
+
+
 def pipeline_diagram(pipeline: Pipeline) -> str:
     """Return a pipeline's data flow in mermaid: nodes as boxes, datasets rounded, no parameters."""
-    lines = ["flowchart TD"]
-    datasets = set()
+    boxes, datasets, arrows = {}, {}, {}  # as ordered sets
     for node in pipeline.nodes:
-        lines.append(f"  node_{node.name}[{node.name}]:::step")
-        for name in sorted({*node.inputs} - _parameters(node.inputs)):
-            datasets.add(name)
-            lines.append(f"  {name} --> node_{node.name}")
-        for name in node.outputs:
-            datasets.add(name)
-            lines.append(f"  node_{node.name} --> {name}")
-    lines += [f"  {name}([{name}])" for name in sorted(datasets)]
-    lines.append("  classDef step fill:#0072B2,stroke:#0072B2,color:#fff")
-    return "\n".join(lines) + "\n"
-
-
-def _parameters(names: list[str]) -> set[str]:
-    return {name for name in names if name.startswith("params:")}
+        box = _any_copy(node.name)
+        boxes[f"  node.{box}[{box}]:::step"] = None
+        for names, arrow in ((node.inputs, "{} --> node.{}"), (node.outputs, "node.{1} --> {0}")):
+            for name in map(_any_copy, names):
+                if not name.startswith("params:"):
+                    datasets[f"  {name}([{name}])"] = None
+                    arrows["  " + arrow.format(name, box)] = None
+    style = "  classDef step fill:#0072B2,stroke:#0072B2,color:#fff"
+    return "\n".join(["flowchart TD", *boxes, *datasets, *arrows, style]) + "\n"
 
 
 # --- Python reference ----------------------------------------------------------------------------
