@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test coverage lint typecheck format docs benchmark viz serve image runs clean
+.PHONY: help install demo test lint typecheck format docs benchmark viz serve image runs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,11 +27,8 @@ demo: install  ## run the whole project on a synthetic cohort, offline
 	@echo 'Figures:  data/demo/08_reporting/unet/*.png'
 	@echo 'Pipeline: .venv/bin/kedro viz --env demo     Runs: make runs'
 
-test: install  ## run the tests
-	$(BIN)/pytest
-
-coverage: install  ## run the tests and list the lines that none of them runs
-	$(BIN)/pytest --cov
+test: install  ## run the tests, and list the lines that none of them runs
+	$(BIN)/pytest --numprocesses logical --dist loadfile --cov
 
 lint: install  ## check style and formatting
 	$(BIN)/ruff check
@@ -48,7 +45,7 @@ docs: install  ## build the documentation, site/index.html, and the pipelines' g
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	rm -rf build  # previews are of the demo, as far as it has run
 	KEDRO_ENV=demo $(BIN)/kedro viz build --include-previews
-	sed -i.web '/fonts\.g[a-z]*\.com/d' build/index.html && rm build/index.html.web
+	sed -i.web '/fonts\.g[a-z]*\.com/d' build/*.html && rm build/*.web
 	mv build site/viz
 
 benchmark: install  ## compare training with a bare PyTorch loop

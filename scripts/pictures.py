@@ -6,6 +6,7 @@ Where Dice misleads, and (with --page, after `make demo`, with chromium) the pag
 """
 
 import argparse
+import os
 import shutil
 import socket
 import subprocess
@@ -158,7 +159,11 @@ def photograph_page(target: Path) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "uvicorn", "--factory", "--port", str(port)]
-    service = subprocess.Popen([*command, "brain_mri_segmentation.serving:create_app"], cwd=PROJECT)
+    service = subprocess.Popen(
+        [*command, "brain_mri_segmentation.serving:create_app"],
+        cwd=PROJECT,
+        env=os.environ | {"SERVING_MODEL": "data/demo/06_models/unet/best.ckpt"},
+    )
     try:
         _wait_for(f"http://127.0.0.1:{port}/ready")
         with sync_playwright() as playwright:

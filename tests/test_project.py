@@ -411,7 +411,7 @@ def test_the_baseline_is_published_as_such_and_can_be_shipped(two_models):
     ("parameters", "message"),
     [
         ({"model": "foo"}, "unknown model 'foo'. Allowed: unet, unet_large, segformer, ensemble"),
-        ({"training": {"rate": 1}}, "unknown: 'rate'. Allowed here:.*lr"),
+        ({"training": {"rate": 1}}, "unknown: 'rate'.*Allowed here:.*lr"),
         ({"trainin": {}}, r"'trainin' \(did you mean 'training'\?\)"),
         ({"raw_path": "/no/such/folder"}, "/no/such/folder does not exist.*sync_data.sh"),
     ],
@@ -494,6 +494,6 @@ def test_an_unknown_pipeline_is_refused_with_the_known_ones(project):
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert (
-        "pipelines.trainin' module.). There are: data_processing, evaluation, inference, "
-        "publishing, robustness, training" in done.stderr
+        "pipelines.trainin' module.). There are: cross_validation, data_processing, ensemble, "
+        "evaluation, inference, publishing, robustness, sweep, training." in done.stderr
     )
