@@ -126,7 +126,7 @@ def champion(registry, write_export):
     """The folder of a model that has become the champion."""
     folder = write_export(0)
     tags = {"gate": "passed", "test/dice": "0.7000"}
-    RegisteredModelDataset(NAME).save(Release("unet", folder, "champion", "It passed.", tags))
+    RegisteredModelDataset(NAME).save(Release(folder, "champion", "It passed.", tags))
     return folder
 
 
@@ -198,13 +198,13 @@ def test_it_is_loaded_where_this_project_is_not_installed(champion, registry, tm
 
 def test_the_same_folder_is_not_registered_twice(champion):
     before = versions()
-    RegisteredModelDataset(NAME).save(Release("unet", champion, "champion", "It passed."))
+    RegisteredModelDataset(NAME).save(Release(champion, "champion", "It passed."))
     assert versions().keys() == before.keys()
 
 
 def test_a_model_that_did_not_pass_leaves_the_champion(champion, write_export):
     before = mlflow.MlflowClient().get_model_version_by_alias(NAME, "champion").version
-    RegisteredModelDataset(NAME).save(Release("unet", write_export(1), None, "It did not pass."))
+    RegisteredModelDataset(NAME).save(Release(write_export(1), None, "It did not pass."))
     assert mlflow.MlflowClient().get_model_version_by_alias(NAME, "champion").version == before
     latest = max(versions().values(), key=lambda version: int(version.version))
     assert latest.description == "It did not pass."
@@ -228,8 +228,8 @@ def test_the_round_trip_with_postgresql_behind_the_server(postgres, write_export
     folder = write_export(2)
     with mlflow_server(postgres, tmp_path):
         dataset = RegisteredModelDataset(NAME)
-        dataset.save(Release("unet", folder, "champion", "It passed."))
-        dataset.save(Release("unet", folder, "champion", "It passed."))
+        dataset.save(Release(folder, "champion", "It passed."))
+        dataset.save(Release(folder, "champion", "It passed."))
         assert len(versions()) == 1
         expected = [result.mask for result in segment_batch(load_model(folder), list(SLICES))]
         assert np.array_equal(dataset.load().predict(SLICES), np.stack(expected))

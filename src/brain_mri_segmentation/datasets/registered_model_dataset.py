@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from brain_mri_segmentation.datasets import pyfunc_model
+from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.phantom import make_volume
 
 _PACKAGE = "brain-mri-segmentation"
@@ -30,14 +31,12 @@ class Release:
     """What is registered.
 
     Attributes:
-        model_name: Architecture; the extra of this package with that name is required, too.
         folder: The exported model.
         alias: Points at this version from now on; None moves no alias.
         description: One sentence for the registry's page.
-        tags: Of the version, besides ``model`` and ``digest``.
+        tags: Of the version, besides ``digest``.
     """
 
-    model_name: str
     folder: Path
     alias: str | None
     description: str
@@ -73,24 +72,23 @@ class RegisteredModelDataset(AbstractDataset[Release, Any]):
         known = client.search_model_versions(f"name = '{self._name}'")
         number = next((v.version for v in known if v.tags.get("digest") == digest), None)
         if number is None:
-            number = self._register(data)
+            number = self._register(data.folder)
             client.update_model_version(self._name, number, data.description)
-            tags = data.tags | {"model": data.model_name, "digest": digest}
-            for key, value in tags.items():
+            for key, value in (data.tags | {"digest": digest}).items():
                 client.set_model_version_tag(self._name, number, key, value)
         if data.alias is not None:
             client.set_registered_model_alias(self._name, data.alias, number)
 
-    def _register(self, data: Release) -> str:
+    def _register(self, folder: Path) -> str:
         ((example, _),) = make_volume(1, 64, np.random.default_rng(0))
         logged = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(pyfunc_model.__file__),  # code as text: nothing is pickled
-            artifacts={pyfunc_model.ARTIFACT: str(data.folder)},
+            artifacts={pyfunc_model.ARTIFACT: str(folder)},
             code_paths=[str(Path(pyfunc_model.__file__).parents[1])],
             signature=_SIGNATURE,
             input_example=example[None],
-            pip_requirements=_requirements(data.model_name),
+            pip_requirements=_requirements(Checkpoint.load(folder)),
             registered_model_name=self._name,
         )
         return str(logged.registered_model_version)
@@ -102,13 +100,16 @@ class RegisteredModelDataset(AbstractDataset[Release, Any]):
         return bool(mlflow.MlflowClient().search_model_versions(f"name = '{self._name}'"))
 
 
-def _requirements(extra: str) -> list[str]:
+def _requirements(checkpoint: Checkpoint) -> list[str]:
     """Return what loading and segmenting needs, at the versions that are installed here."""
+    members: Any = checkpoint.model_config.get("members", [])  # of an ensemble
+    # An extra of this package has the name of the architecture that needs it.
+    extras = {"", checkpoint.model_name, *(member["model_name"] for member in members)}
     wanted = [Requirement(text) for text in requires(_PACKAGE) or []]
     names = ["mlflow"] + [
         item.name
         for item in wanted
-        if item.marker is None or item.marker.evaluate({"extra": extra})
+        if item.marker is None or any(item.marker.evaluate({"extra": extra}) for extra in extras)
     ]
     return [f"{name}=={Version(version(name)).public}" for name in names]
 

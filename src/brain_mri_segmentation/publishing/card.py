@@ -72,7 +72,7 @@ def render_card(
         best=scores.iloc[-1],
         partitions=[
             {"name": name, **counts}
-            for name, counts in checkpoint.metadata["fingerprint"].items()
+            for name, counts in checkpoint.metadata.get("fingerprint", {}).items()
             if isinstance(counts, dict)
         ],
         metadata=checkpoint.metadata,
@@ -86,7 +86,7 @@ def render_card(
         number=_number,
         normalise=_NORMALISE.format(lower=rules.lower_percentile, upper=rules.upper_percentile),
     )
-    return str(card)
+    return f"{card}\n"
 
 
 def _metadata(

@@ -143,6 +143,6 @@ def push_to_hub(
 
 def register_model(exported_model: Path, approval: Approval, report: Report) -> Release:
     """Register the folder; the champion changes only when the gate is passed."""
-    tags = {"gate": approval.status, f"{report['split']}/dice": f"{report['dice']:.4f}"}
-    alias = _ALIASES[approval.status]
-    return Release(report["model"], exported_model, alias, approval.reason, tags)
+    tags = {"model": report["model"], "gate": approval.status}
+    tags[f"{report['split']}/dice"] = f"{report['dice']:.4f}"
+    return Release(exported_model, _ALIASES[approval.status], approval.reason, tags)
