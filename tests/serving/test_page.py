@@ -88,6 +88,27 @@ def test_a_refusal_is_said_beside_the_slices_that_worked(page, slices, tmp_path)
     assert page.inner_text("#name") == "PHANTOM_CS_0000_1.tif"
 
 
+def test_files_that_are_no_pictures_are_named_and_masks_left_out(page, slices, tmp_path):
+    (tmp_path / "scan.dcm").write_bytes(b"DICM")
+    mask = slices[0].with_name("PHANTOM_CS_0000_1_mask.tif")
+    upload(page, [tmp_path / "scan.dcm", mask, *slices])
+    assert page.inner_text("#errors") == "scan.dcm: left out; no TIFF, PNG or JPEG by its name."
+    assert page.text_content("#count") == "3 of 3 slices"
+    assert page.inner_text("#number") == "1 of 3"
+
+
+def test_the_chosen_slice_stands_out_in_light_and_dark(page, slices):
+    upload(page, slices)
+    frame = """() => [...document.getElementById("plot").getContext("2d")
+        .getImageData(100, 1, 1, 1).data].slice(0, 3)"""
+    page.emulate_media(color_scheme="light")
+    page.wait_for_timeout(200)
+    assert max(page.evaluate(frame)) < 100
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_timeout(200)
+    assert min(page.evaluate(frame)) > 150
+
+
 def test_the_disclaimer_and_the_model_are_on_the_page(page):
     page.wait_for_function("document.getElementById('model').textContent.includes('unet')")
     assert "Research use only, not a medical device." in page.inner_text("body")
