@@ -1,12 +1,13 @@
 """How close training comes to a bare PyTorch loop on this machine.
 
-    .venv/bin/python benchmarks/train_throughput.py [--model segformer] [--batch-size 16]
+    .venv/bin/python benchmarks/train_throughput.py [--model segformer] [--batch-size 16] [--gpu]
+        [--compile]
 
 The bare loop runs forward, backward and AdamW on random tensors that never change, each variant in
 a process of its own, since memory settings are those of a process. The project's figure is of
 ``fit_model`` itself on a synthetic cohort: reading TIF files, normalising, augmenting, moving
 average and the validation of three slices. Both are milliseconds a slice, the
-smaller of two rounds.
+smaller of two rounds, so that with --compile the first one bears the compilation.
 """
 
 import argparse
@@ -29,7 +30,12 @@ from brain_mri_segmentation.models import create_model
 from brain_mri_segmentation.parameters import check_parameters
 from brain_mri_segmentation.phantom import make_volume
 from brain_mri_segmentation.training import Partition, Recipe, fit_model
-from brain_mri_segmentation.training.hardware import choose_memory_format, choose_precision
+from brain_mri_segmentation.training.hardware import (
+    check_accelerator,
+    choose_memory_format,
+    choose_precision,
+    fast_products,
+)
 
 PROJECT = Path(__file__).resolve().parents[1]
 VARIANTS = {  # name: (bfloat16, channels_last, keep freed memory)
@@ -49,39 +55,48 @@ def options_of(model: str) -> dict[str, object]:
     return values | ({"pretrained": None} if model == "segformer" else {})
 
 
-def bare_loop(model: str, size: int, batch: int, steps: int, variant: tuple[bool, ...]) -> float:
+def bare_loop(options: argparse.Namespace, variant: tuple[bool, ...]) -> float:
     """Return milliseconds a slice of forward, backward and step alone."""
     bf16, channels_last, keep = variant
     if keep:
         keep_freed_memory()
+    device = "cuda" if options.gpu else "cpu"
+    size, batch = options.size, options.batch_size
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    network = create_model(model, options_of(model)).to(memory_format=layout)
+    network = create_model(options.model, options_of(options.model))
+    network.to(device, memory_format=layout)
+    if options.compile:
+        network.compile()
     optimiser = torch.optim.AdamW(network.parameters())
-    images = torch.randn(batch, 3, size, size).to(memory_format=layout)
-    masks = torch.randint(0, 2, (batch, size, size))
+    images = torch.randn(batch, 3, size, size, device=device).to(memory_format=layout)
+    masks = torch.randint(0, 2, (batch, size, size), device=device)
     rounds = []
     for _ in range(2):
         started = time.perf_counter()
-        for _ in range(steps):
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        for _ in range(options.steps):
+            with torch.autocast(device, torch.bfloat16, enabled=bf16):
                 logits = network(images)
             loss = F.cross_entropy(logits.float(), masks)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
+        if options.gpu:
+            torch.cuda.synchronize()
         rounds.append(time.perf_counter() - started)
-    return 1000 * min(rounds) / (steps * batch)
+    return 1000 * min(rounds) / (options.steps * batch)
 
 
-def project_loop(model: str, size: int, batch: int, steps: int) -> float:
+def project_loop(options: argparse.Namespace) -> float:
     """Return milliseconds a slice of the project's own training."""
     values = yaml.safe_load((PROJECT / "conf/base/parameters.yml").read_text())
+    model, size, batch, steps = options.model, options.size, options.batch_size, options.steps
     values["preprocessing"]["image_size"] = size
     values["training"] |= {
         "epochs": 2,
         "batch_size": batch,
         "tumour_share": None,
-        "accelerator": "cpu",
+        "accelerator": "gpu" if options.gpu else "cpu",
+        "compile": options.compile,
     }
     parameters = check_parameters(values | {"model": model})
     random = np.random.default_rng(0)
@@ -109,6 +124,7 @@ def in_own_process(arguments: argparse.Namespace, job: str) -> float:
     command = [sys.executable, __file__, "--job", job, "--model", arguments.model]
     command += ["--size", str(arguments.size), "--batch-size", str(arguments.batch_size)]
     command += ["--steps", str(arguments.steps)]
+    command += [f"--{name}" for name in ("gpu", "compile") if getattr(arguments, name)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -121,25 +137,30 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--steps", type=int, default=3, help="steps in a round")
+    parser.add_argument("--gpu", action="store_true", help="on an NVIDIA GPU")
+    parser.add_argument("--compile", action="store_true", help="with torch.compile")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    shape = (options.model, options.size, options.batch_size, options.steps)
     if options.job == "project":
-        print(json.dumps(project_loop(*shape)))
+        print(json.dumps(project_loop(options)))
     elif options.job:
-        print(json.dumps(bare_loop(*shape, VARIANTS[options.job])))
+        with fast_products("gpu" if options.gpu else "cpu"):
+            print(json.dumps(bare_loop(options, VARIANTS[options.job])))
     else:
         report(options)
 
 
 def report(options: argparse.Namespace) -> None:
     """Measure every variant that the processor has instructions for, then the project."""
-    bf16 = choose_precision("auto", "cpu") == "bf16-mixed"
-    channels_last = choose_memory_format("cpu") == torch.channels_last
+    accelerator = "gpu" if options.gpu else "cpu"
+    check_accelerator(accelerator)
+    bf16 = choose_precision("auto", accelerator) == "bf16-mixed"
+    channels_last = choose_memory_format(accelerator) == torch.channels_last
     chosen = next(n for n, v in VARIANTS.items() if v == (bf16, channels_last, True))
     print(
         f"{options.model}, {options.size} x {options.size}, batch {options.batch_size}, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}: ms a slice"
+        f"{torch.cuda.get_device_name() if options.gpu else f'{torch.get_num_threads()} threads'}, "
+        f"torch {torch.__version__}{', compiled' if options.compile else ''}: ms a slice"
     )
     bare = {}
     for name, variant in VARIANTS.items():

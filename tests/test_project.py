@@ -453,7 +453,13 @@ def test_the_gpu_environment_changes_a_few_keys_and_inherits_the_rest(project):
     bootstrap_project(project.folder)
     with KedroSession.create(project.folder, env="gpu") as session:
         values = session.load_context().config_loader["parameters"]
+    chosen = {"model": "unet"}
+    with KedroSession.create(project.folder, env="gpu", runtime_params=chosen) as session:
+        assert session.load_context().config_loader["parameters"]["model"] == "unet"
+        assert "unet/best.ckpt" in str(session.load_context().catalog.get("checkpoint"))
     base = yaml.safe_load((SOURCE / "conf/base/parameters.yml").read_text())
+    assert values["model"] == "segformer"
+    assert values["models"]["segformer"] == base["models"]["segformer"]
     assert values["training"]["accelerator"] == "gpu"
     assert values["training"]["augmentation"] == base["training"]["augmentation"]
     assert values["training"]["epochs"] == base["training"]["epochs"]

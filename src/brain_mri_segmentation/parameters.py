@@ -157,6 +157,9 @@ class TrainingParameters(Parameters):
     strategy: Literal["auto", "ddp"]
     """``auto`` trains in one process on one device, ``ddp`` in all processes that torchrun or
     SLURM started, one a device (distributed data parallel)."""
+    compile: bool
+    """Compile the network with ``torch.compile``: the first steps wait for it, the others are
+    faster on most GPUs. It does not pay on a CPU."""
     workers: int = Field(ge=0)
     """Processes that read slices; 0 reads them in the main process."""
     deterministic: bool

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import LambdaCallback
 
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.inference import Segmenter, load_model, segment_patients
@@ -204,3 +205,44 @@ def test_a_workspace_that_cannot_be_written_is_one_clear_error(parameters, parti
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(InputError, match="could not be written"):
         fit_model(recipe(parameters), *partitions, tmp_path / "file")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler here")
+def test_a_compiled_network_trains_resumes_and_is_saved_like_any_other(
+    parameters, partitions, tmp_path
+):
+    settings = {"epochs": 2, "tumour_share": None, "patience": 5}
+    eager, history = fit_model(recipe(parameters, **settings), *partitions, tmp_path / "eager")
+    compiled = recipe(parameters, compile=True, **settings)
+
+    def interrupt(trainer, *_):
+        if trainer.current_epoch == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(InputError, match="told to stop after epoch 1 of 2"):
+        fit_model(
+            compiled,
+            *partitions,
+            tmp_path / "compiled",
+            callbacks=[LambdaCallback(on_train_batch_start=interrupt)],
+        )
+    compiled = dataclasses.replace(
+        compiled, training=compiled.training.model_copy(update={"resume": True})
+    )
+    checkpoint, compiled_history = fit_model(compiled, *partitions, tmp_path / "compiled")
+    assert compiled_history["val/dice"].tolist() == pytest.approx(history["val/dice"], abs=1e-4)
+    assert checkpoint.weights.keys() == eager.weights.keys()
+    for name, value in eager.weights.items():
+        torch.testing.assert_close(checkpoint.weights[name], value, atol=1e-4, rtol=0)
+    checkpoint.build()
+
+
+@pytest.mark.filterwarnings("ignore:dynamo_pgo force disabled")
+def test_a_machine_without_a_compiler_is_one_clear_error(
+    parameters, partitions, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
+    torch.compiler.reset()
+    with pytest.raises(InputError, match=r"cannot be compiled.*\nGive .*compile=false; or install"):
+        fit_model(recipe(parameters, compile=True), *partitions, tmp_path)

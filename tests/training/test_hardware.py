@@ -36,3 +36,12 @@ def test_channels_last_is_chosen_only_where_it_is_faster(capabilities):
     assert hardware.choose_memory_format("cpu") == torch.contiguous_format
     capabilities["avx512_f"] = True
     assert hardware.choose_memory_format("cpu") == torch.channels_last
+
+
+def test_tensor_cores_multiply_in_tf32_while_a_gpu_trains_and_a_cpu_stays_exact(monkeypatch):
+    with hardware.fast_products("auto" if not torch.cuda.is_available() else "cpu"):
+        assert torch.get_float32_matmul_precision() == "highest"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with hardware.fast_products("gpu"):
+        assert torch.get_float32_matmul_precision() == "high"
+    assert torch.get_float32_matmul_precision() == "highest"

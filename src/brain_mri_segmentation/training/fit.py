@@ -41,6 +41,8 @@ from brain_mri_segmentation.training.hardware import (
     choose_memory_format,
     choose_precision,
     choose_processes,
+    explain_compiler,
+    fast_products,
     rejoin_processes,
     use_gpu,
 )
@@ -96,9 +98,9 @@ def fit_model(
 
     Raises:
         InputError: A partition holds no tumour, pretrained weights cannot be had, there is no
-            GPU, several processes were started without ``strategy: ddp`` or the other way
-            round, the workspace cannot be written, there is no such training to go on with, or it
-            was told to stop (SIGTERM, Ctrl-C).
+            GPU, the network cannot be compiled, several processes were started without
+            ``strategy: ddp`` or the other way round, the workspace cannot be written, there is no
+            such training to go on with, or it was told to stop (SIGTERM, Ctrl-C).
     """
     settings = recipe.training
     check_accelerator(settings.accelerator)
@@ -120,6 +122,8 @@ def fit_model(
         processes,
     )
     network.train()  # pretrained networks come in evaluation mode
+    if settings.compile:
+        network.compile()  # in place: weights keep their names
     module = SegmentationModule(
         network, settings, len(data.val.patients), recipe.preprocessing.threshold, recipe.seed
     )
@@ -147,7 +151,8 @@ def fit_model(
         logger.info("Going on after epoch %d of %d, from %s", done, settings.epochs, workspace)
     status = "failed"
     try:
-        trainer.fit(module, data, ckpt_path=start_from, weights_only=True)
+        with fast_products(settings.accelerator), explain_compiler():
+            trainer.fit(module, data, ckpt_path=start_from, weights_only=True)
         status = "success"
     except SystemExit:  # Lightning's answer to SIGTERM and Ctrl-C, when the running step is done
         raise _stopped(report, settings.epochs, workspace) from None

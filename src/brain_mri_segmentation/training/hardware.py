@@ -1,10 +1,13 @@
 """What the machine can do: where training runs, in which number format and memory layout."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
 from torch import distributed
+from torch._dynamo.exc import TorchDynamoException
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from brain_mri_segmentation.errors import InputError
@@ -107,3 +110,37 @@ def choose_memory_format(accelerator: str) -> torch.memory_format:
     if use_gpu(accelerator) or torch.cpu.get_capabilities().get("avx512_f"):
         return torch.channels_last
     return torch.contiguous_format
+
+
+@contextmanager
+def fast_products(accelerator: str) -> Iterator[None]:
+    """Let an NVIDIA GPU multiply 32-bit matrices in TF32, on tensor cores, within this context.
+
+    The factors are rounded to 10 bits after the point; sums keep 23. PyTorch does so for
+    convolutions by itself. On a CPU nothing changes.
+    """
+    before = torch.get_float32_matmul_precision()
+    if use_gpu(accelerator):
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def explain_compiler() -> Iterator[None]:
+    """Turn what torch.compile raises within this context, pages long, into one message.
+
+    Raises:
+        InputError: The network could not be compiled.
+    """
+    try:
+        yield
+    except TorchDynamoException as error:
+        reason = next(line for line in str(error).splitlines() if line.strip())
+        raise InputError(
+            "The network cannot be compiled on this machine (training.compile=true): "
+            f"{reason}\nGive --params training.compile=false; or install a C++ compiler such as "
+            "g++, and use a GPU of compute capability 7.0 or more."
+        ) from error

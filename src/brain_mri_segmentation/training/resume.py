@@ -14,7 +14,15 @@ from brain_mri_segmentation.training.callbacks import LAST
 logger = logging.getLogger(__name__)
 
 # What may change on the way: it decides how fast a training runs or when it ends, not what it is.
-HARMLESS = {"resume", "patience", "workers", "accelerator", "strategy", "deterministic"}
+HARMLESS = {
+    "resume",
+    "patience",
+    "workers",
+    "accelerator",
+    "strategy",
+    "compile",
+    "deterministic",
+}
 _PREVIOUS = "previous.ckpt"
 
 
