@@ -1,4 +1,6 @@
 import io
+import struct
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -144,6 +146,21 @@ def test_a_zip_with_a_damaged_member_is_refused(client):
     assert "broken" in answer.json()["detail"]
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_bomb_that_says_it_is_small_is_not_unpacked(client, method):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        archive.writestr("slice.png", bytes(64 * 2**20))
+    content = bytearray(buffer.getvalue())
+    struct.pack_into("<I", content, content.rindex(b"PK\x01\x02") + 24, 100)  # its size
+    tracemalloc.start()
+    answer = client.post("/segment/volume", files=[("files", ("x.zip", bytes(content)))])
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert answer.status_code == 422
+    assert most < 8 * 2**20
+
+
 def test_errors_are_problem_details_with_the_request_id(client):
     answer = post(client, b"not an image", headers={"X-Request-ID": "abc-123"})
     assert answer.status_code == 415
@@ -245,12 +262,14 @@ def test_metrics_count_requests_and_slices(client, image):
     post(client, encode(image))
     post(client, b"text")
     client.get("/no/such/path")
+    client.request("BREW", "/segment")
     text = client.get("/metrics").text
     assert 'http_requests_total{method="POST",route="/segment",status="200"} 1.0' in text
     assert 'http_requests_total{method="POST",route="/segment",status="415"} 1.0' in text
     assert 'http_requests_total{method="GET",route="unknown",status="404"} 1.0' in text
     assert "segmented_slices_total 1.0" in text
     assert "no/such/path" not in text
+    assert "BREW" not in text
 
 
 def test_the_page_loads_nothing_from_elsewhere(client):

@@ -5,6 +5,7 @@ import logging
 import re
 import time
 import uuid
+from http import HTTPMethod
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.exceptions import HTTPException
@@ -12,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
 
+_METHODS = frozenset(HTTPMethod)
 _SOUND_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _EXTRA = ("request_id", "method", "path", "status", "seconds", "model", "source", "val_dice")
 
@@ -100,9 +102,10 @@ class RequestContext:
         finally:
             self._metrics.in_flight.dec()
             seconds = time.perf_counter() - started
-            # The route, not the path: a scan of random paths must not fill the registry.
+            # Not the path, nor any method: a scan of random ones must not fill the registry.
             route = getattr(scope.get("route"), "path", "unknown")
-            self._metrics.requests.labels(scope["method"], route, str(status)).inc()
+            method = scope["method"] if scope["method"] in _METHODS else "unknown"
+            self._metrics.requests.labels(method, route, str(status)).inc()
             self._metrics.seconds.labels(route).observe(seconds)
             logger.info(
                 "request",
