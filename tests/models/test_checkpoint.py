@@ -58,8 +58,18 @@ def test_a_truncated_file_is_refused(checkpoint, tmp_path):
         Checkpoint.load(path)
 
 
-def test_a_foreign_checkpoint_is_refused(tmp_path):
-    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+@pytest.mark.parametrize("content", [b"hello world\n", b"epoch,dice\n1,0.5\n", b"seed: 3\n", b""])
+def test_a_file_of_another_kind_is_refused(tmp_path, content):
+    (tmp_path / "notes.txt").write_bytes(content)
+    with pytest.raises(InputError, match="no checkpoint that can be read safely"):
+        Checkpoint.load(tmp_path / "notes.txt")
+
+
+@pytest.mark.parametrize(
+    "values", [{"state_dict": {}}, {"format": "brain-mri-segmentation/1", "weights": {}}, [1]]
+)
+def test_a_foreign_checkpoint_is_refused(tmp_path, values):
+    torch.save(values, tmp_path / "other.ckpt")
     with pytest.raises(InputError, match="not a checkpoint of this project"):
         Checkpoint.load(tmp_path / "other.ckpt")
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import pickle
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -69,17 +68,20 @@ class Checkpoint:
             )
         try:
             values = torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        # The unpickler raises many kinds of errors on files of other kinds, such as KeyError on text.
+        except Exception as error:
             raise InputError(
                 f"{path} is no checkpoint that can be read safely: it is damaged, or it holds "
                 f"more than tensors and plain values ({type(error).__name__}). "
                 "Train again, or copy it anew."
             ) from error
-        if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
+        names = {"format", *(item.name for item in fields(cls))}
+        if not isinstance(values, dict) or values.keys() != names or values["format"] != FORMAT:
             raise InputError(
                 f"{path} is not a checkpoint of this project (format {FORMAT}). "
                 "Give the best.ckpt that the training pipeline saved."
             )
+        del values["format"]
         return cls(**values)
 
     def build(self) -> torch.nn.Module:
@@ -169,7 +171,7 @@ def _read_folder(path: Path) -> Checkpoint:
         weights = safetensors.torch.load_file(path / WEIGHTS_FILE)
         name, digest, metadata = (run[key] for key in ("model_name", "digest", "metadata"))
         preprocessing = preprocessor["preprocessing"]
-    except (ValueError, KeyError, OSError, safetensors.SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, OSError, safetensors.SafetensorError) as error:
         raise InputError(
             f"A file in {path} is damaged ({type(error).__name__}: {error}). Copy the folder anew."
         ) from error
