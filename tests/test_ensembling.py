@@ -67,6 +67,9 @@ def test_members_are_found_by_pattern_or_list(make_member, tmp_path, monkeypatch
     assert list(find_checkpoints("fold_*/best.ckpt")) == ["fold_1/best.ckpt", "fold_2/best.ckpt"]
     listed = find_checkpoints(["fold_2/best.ckpt", "fold_1/best.ckpt"])
     assert list(listed) == ["fold_2/best.ckpt", "fold_1/best.ckpt"]
+    assert len(find_checkpoints(str(tmp_path / "fold_*/best.ckpt"))) == 2
+    with pytest.raises(InputError, match="names 1. Give a list"):
+        find_checkpoints(["fold_1/best.ckpt", "fold_1/best.ckpt"])
     with pytest.raises(InputError, match="names 0. Give a list"):
         find_checkpoints("nowhere/*.ckpt")
 

@@ -1,6 +1,7 @@
 """Putting trained models together to one that gives the mean of their probabilities."""
 
 from collections.abc import Sequence
+from glob import glob
 from pathlib import Path
 
 from brain_mri_segmentation.errors import InputError
@@ -13,14 +14,17 @@ _FITTED = {"temperature", "review_uncertainty"}
 def find_checkpoints(names: Sequence[str] | str) -> dict[str, Checkpoint]:
     """Load checkpoints that are listed, or that a pattern such as ``fold_*/best.ckpt`` matches.
 
+    Returns:
+        Checkpoints by path, in the order of the list or of their names.
+
     Raises:
-        InputError: There are fewer than two, or one cannot be read.
+        InputError: There are fewer than two different ones, or one cannot be read.
     """
-    paths = sorted(map(str, Path().glob(names))) if isinstance(names, str) else list(names)
+    paths = sorted(glob(names, recursive=True)) if isinstance(names, str) else dict.fromkeys(names)
     if len(paths) < 2:
         raise InputError(
             f"An ensemble needs two checkpoints or more, and models.ensemble.checkpoints={names} "
-            f"names {len(paths)}. Give a list of files, or a pattern within this folder such as "
+            f"names {len(paths)}. Give a list of files, or a pattern such as "
             "data/06_models/unet/fold_*/best.ckpt"
         )
     return {path: Checkpoint.load(Path(path)) for path in paths}
