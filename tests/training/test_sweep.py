@@ -95,22 +95,28 @@ def test_a_trial_below_the_median_of_those_before_is_ended_early(dice, pruned):
 
 
 def test_a_trial_changes_training_and_model_alone(recipe):
-    changed = vary(recipe, {"training.lr": 0.5, "models.unet.channels": [8]})
-    assert (changed.training.lr, changed.model_options) == (0.5, {"channels": [8]})
+    changed = vary(recipe, {"training.lr": 0.5, "models.unet.channels": [8, 16]})
+    assert (changed.training.lr, changed.model_options) == (0.5, {"channels": [8, 16]})
     assert changed.training.resume == "auto"
     assert (recipe.training.resume, recipe.model_options) == (False, {"channels": [4, 8]})
 
 
 @pytest.mark.parametrize(
-    ("name", "low", "message"),
+    ("name", "values", "message"),
     [
-        ("training.rate", 0.1, "training.rate, which is no parameter .* training.lr"),
-        ("preprocessing.image_size", 64, "preprocessing.image_size, which is no parameter"),
-        ("training.lr", -1, "sweep.space goes out of range"),
+        ("training.rate", (0.1, 100), "training.rate, which is no parameter .* training.lr"),
+        ("preprocessing.image_size", (64, 128), "preprocessing.image_size, which is no parameter"),
+        ("training.lr", (-1, 0.1), "sweep.space goes out of range"),
+        ("training.lr", (0.1, 5), "sweep.space goes out of range"),
+        ("training.tumour_share", [0.5, 2], "sweep.space goes out of range"),
+        ("models.unet.channels", ["wide"], "unet.channels: Input should be a valid list"),
     ],
 )
-def test_a_space_that_cannot_be_searched_is_refused(recipe, tmp_path, name, low, message):
-    space = {"name": name, "low": low, "high": 100}
+def test_a_space_that_cannot_be_searched_is_refused(recipe, tmp_path, name, values, message):
+    space = {"name": name}
+    space |= (
+        {"choices": values} if isinstance(values, list) else {"low": values[0], "high": values[1]}
+    )
     nothing = Partition({}, {})
     with pytest.raises(InputError, match=message):
         search_parameters(recipe, sweep(space=space), nothing, nothing, tmp_path)

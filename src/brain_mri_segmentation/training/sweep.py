@@ -15,6 +15,7 @@ from optuna.trial import Trial, TrialState
 
 from brain_mri_segmentation.cohort import fingerprint
 from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.models import check_model_options
 from brain_mri_segmentation.parameters import (
     Choice,
     Range,
@@ -58,10 +59,12 @@ def search_parameters(
         parameters nested as in parameters.yml.
 
     Raises:
-        InputError: The space names a parameter that is not there or not trained with.
+        InputError: The space names a parameter that is not there or not trained with, or goes
+            out of its range.
     """
     for item in sweep.space:  # a mistake should not wait for its trial
-        vary(recipe, {item.name: item.choices[0] if isinstance(item, Choice) else item.low})
+        for value in item.choices if isinstance(item, Choice) else (item.low, item.high):
+            vary(recipe, {item.name: value})
     slices = (sorted(train.images), sorted(val.images))
     name = fingerprint(sweep.space, dataclasses.asdict(recipe), slices)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -124,6 +127,7 @@ def vary(recipe: Recipe, values: dict[str, Any]) -> Recipe:
         group[last] = value
     try:
         settings = TrainingParameters.model_validate(training)
+        check_model_options({recipe.model_name: options})
     except ValueError as error:
         raise InputError(f"sweep.space goes out of range: {error}") from error
     return dataclasses.replace(recipe, training=settings, model_options=options)
