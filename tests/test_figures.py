@@ -110,7 +110,7 @@ def test_patients_without_tumour_are_labelled_not_scored_zero_in_silence(tmp_pat
     figure = figures.patient_dice(patients, intervals, report)
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert labels == ["A (20)", "B (22) no tumour"]
-    assert "mean Dice 0.800" in figure.axes[0].get_title()
+    assert "mean Dice 0.800 over 1 patients" in figure.axes[0].get_title()
     figure.savefig(tmp_path / "figure.png")
 
 

@@ -76,3 +76,11 @@ def test_the_figure_names_the_worst_condition():
     table = pd.DataFrame({"condition": ["as it is", "fog"], "dice": [0.8, 0.5], "lost": [0.0, 0.3]})
     title = figures.robustness(table).axes[0].get_title()
     assert title == "Most is lost under: fog (-0.300 mean Dice)"
+
+
+def test_the_figure_can_be_drawn_where_no_slice_holds_tumour():
+    nothing = [np.nan, np.nan]
+    table = pd.DataFrame({"condition": ["as it is", "fog"], "dice": nothing, "lost": nothing})
+    axes = figures.robustness(table).axes[0]
+    assert "undefined" in axes.get_title()
+    assert [text.get_text() for text in axes.texts] == ["undefined", "undefined"]

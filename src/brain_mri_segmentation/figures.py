@@ -147,7 +147,7 @@ def patient_dice(patient_scores: pd.DataFrame, intervals: pd.DataFrame, report: 
         axes.axvline(mean, color=ORANGE, linewidth=2, label=f"mean {mean:.3f}")
         interval = f"95 % interval {ends[0]:.2f} to {ends[1]:.2f}"
         axes.axvspan(*ends, color=ORANGE, alpha=0.2, label=interval)
-        title += f": mean Dice {mean:.3f} over {len(table)} patients"
+        title += f": mean Dice {mean:.3f} over {table['dice'].count()} patients"
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
     axes.set(xlim=(0, 1), xlabel="Dice of all slices of a patient; whiskers: 95 %, over slices")
     axes.set_title(title)
@@ -232,10 +232,15 @@ def robustness(table: pd.DataFrame) -> "Figure":
     place = np.arange(len(table))[::-1]
     axes.barh(place, table["dice"].fillna(0), color=BLUE)
     for at, dice, lost in zip(place, table["dice"], table["lost"], strict=True):
-        axes.text(0.01, at, f"{dice:.3f} ({-lost:+.3f})", va="center", color="white", fontsize=8)
+        text = "undefined" if np.isnan(dice) else f"{dice:.3f} ({-lost:+.3f})"
+        colour = "black" if np.isnan(dice) else "white"
+        axes.text(0.01, at, text, va="center", color=colour, fontsize=8)
     axes.axvline(table["dice"].iloc[0], color=ORANGE, linewidth=2)
     axes.set_yticks(place, table["condition"], fontsize=9)
     axes.set(xlim=(0, 1), xlabel="Dice, mean over patients")
+    if table["lost"].isna().all():
+        axes.set_title("Dice is undefined: there is no tumour to find")
+        return figure
     worst = table.loc[table["lost"].idxmax()]
     axes.set_title(f"Most is lost under: {worst['condition']} ({-worst['lost']:+.3f} mean Dice)")
     return figure
