@@ -8,7 +8,7 @@ _PACKAGES = ("brain-mri-segmentation", "torch", "lightning", "transformers", "nu
 
 
 def git_commit() -> str:
-    """Return the commit of this code, with ``-dirty`` if files differ; ``unknown`` without git."""
+    """Return the commit of this code, with ``-dirty`` if files differ; ``unknown`` outside git."""
     folder = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -17,6 +17,8 @@ def git_commit() -> str:
         return done.stdout.strip()
 
     try:
+        # Installed below another project, this code is in that one's folder but not in its git.
+        git("ls-files", "--error-unmatch", Path(__file__).name)
         commit = git("rev-parse", "HEAD")
         return f"{commit}-dirty" if git("status", "--porcelain") else commit
     except (OSError, subprocess.SubprocessError):

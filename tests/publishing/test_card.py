@@ -150,6 +150,13 @@ def test_the_model_that_training_started_from_is_named_with_its_licence(render, 
     assert "/home" not in card
 
 
+def test_a_local_folder_is_not_taken_for_a_model_of_the_hub(render, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights/b2").mkdir(parents=True)
+    card = render(metadata={"model_options": {"pretrained": "weights/b2"}})[1]
+    assert ModelCard(card).data.base_model is None
+
+
 def test_pictures_of_slices_stand_beside_their_terms(render):
     pictures = {"patients": "p.png", "comparison": "c.png", "failures": "pictures/failures.png"}
     card = render(pictures=pictures)[1]

@@ -128,7 +128,8 @@ def _rounded(ends: Sequence[float | None]) -> list[float | None]:
 def _base_model(checkpoint: Checkpoint) -> str | None:
     """Return the hub name of the weights that training started from, if it had some."""
     start = (checkpoint.metadata.get("model_options") or {}).get("pretrained")
-    return start if start and _HUB_NAME.fullmatch(start) else None
+    # As transformers reads it: a folder of that name goes before the hub.
+    return start if start and _HUB_NAME.fullmatch(start) and not Path(start).exists() else None
 
 
 def _number(value: float | None) -> str:
