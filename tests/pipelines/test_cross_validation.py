@@ -11,7 +11,7 @@ from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.metrics import dice
 from brain_mri_segmentation.parameters import check_parameters
 from brain_mri_segmentation.pipelines import FOLDS, cross_validation
-from brain_mri_segmentation.pipelines.cross_validation.nodes import join_folds
+from brain_mri_segmentation.pipelines.cross_validation.nodes import join_folds, select_folds
 
 pytestmark = pytest.mark.slow
 
@@ -96,6 +96,14 @@ def test_scores_of_another_assignment_are_refused(catalog):
     scores = [catalog.load(f"fold_{n}.slice_scores") for n in (1, 2, 3)]
     with pytest.raises(InputError, match="do not hold every patient once"):
         join_folds(catalog.load("fold_assignment"), a=scores[0], b=scores[1], c=scores[1])
+
+
+def test_a_patient_that_came_later_is_refused(catalog):
+    assignment = catalog.load("fold_assignment")
+    folders = {f"{split}_{kind}": {} for split in SPLITS for kind in ("images", "masks")}
+    folders["train_images"] = {"TCGA_CS_new_2000_1": None}
+    with pytest.raises(InputError, match="1 patient.*TCGA_CS_new_2000, are in no fold"):
+        select_folds(assignment, 3, **folders)
 
 
 def test_folds_are_the_nodes_of_training_and_evaluation(pipeline):

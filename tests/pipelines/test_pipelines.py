@@ -12,7 +12,7 @@ from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.parameters import check_parameters
 from brain_mri_segmentation.pipelines import data_processing, evaluation, robustness, training
 from brain_mri_segmentation.pipelines.data_processing.nodes import split_patients
-from brain_mri_segmentation.pipelines.evaluation.nodes import select_split
+from brain_mri_segmentation.pipelines.evaluation.nodes import score_predictions, select_split
 
 pytestmark = pytest.mark.slow
 
@@ -153,6 +153,11 @@ def test_an_empty_partition_names_the_way_out(small_parameters):
     folders = {f"{s}_{k}": {} for s in ("train", "val", "test") for k in ("images", "masks")}
     with pytest.raises(InputError, match="'test' holds no slices.*evaluation.split=val"):
         select_split(small_parameters.evaluation, **folders)
+
+
+def test_masks_of_another_partition_are_not_scored(processed):
+    with pytest.raises(InputError, match="of other slices than those to score"):
+        score_predictions(processed["val_masks"], processed["test_masks"])
 
 
 def test_a_manifest_is_followed(phantom_folder, small_parameters):

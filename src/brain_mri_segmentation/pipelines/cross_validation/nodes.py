@@ -14,14 +14,18 @@ logger = logging.getLogger(__name__)
 
 def assign_folds(folds: int, seed: int, **partitions: Slices) -> pd.DataFrame:
     """Deal the patients of all partitions out to folds, those of each site evenly."""
-    patients = {cohort.patient_of(name) for slices in partitions.values() for name in slices}
-    return cohort.assign_folds(sorted(patients), folds, seed)
+    return cohort.assign_folds(sorted(_patients(partitions)), folds, seed)
 
 
 def select_folds(
     fold_assignment: pd.DataFrame, folds: int, **partitions: Slices
 ) -> dict[str, Slices]:
     """Return the slices of each fold: those to score, those to select by, and all others."""
+    if unassigned := _patients(partitions) - set(fold_assignment["patient"]):
+        raise InputError(
+            f"{len(unassigned)} patient(s), such as {min(unassigned)}, are in no fold: the cohort "
+            "has changed since. Run the cross-validation without --only-missing-outputs."
+        )
     selected: dict[str, Slices] = {}
     for fold in range(1, folds + 1):
         part_of = cohort.roles_in_fold(fold_assignment, fold, folds)
@@ -34,6 +38,10 @@ def select_folds(
                     if part_of[cohort.patient_of(name)] == part
                 }
     return selected
+
+
+def _patients(partitions: dict[str, Slices]) -> set[str]:
+    return {cohort.patient_of(name) for slices in partitions.values() for name in slices}
 
 
 def join_folds(

@@ -47,6 +47,11 @@ def score_predictions(
     predictions: Slices, masks: Slices
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Score each slice, each patient on the sum of its slices, and each site."""
+    if predictions.keys() != masks.keys():
+        raise InputError(
+            "The predicted masks are of other slices than those to score: split or partition have "
+            "changed since. Run the pipeline again without --only-missing-outputs."
+        )
     counts = {
         name: metrics.confusion_counts(read(), masks[name]()) for name, read in predictions.items()
     }
