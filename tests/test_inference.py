@@ -67,6 +67,13 @@ def test_slices_of_a_batch_have_nothing_to_do_with_each_other(checkpoint):
         np.testing.assert_allclose(result.probability, expected.probability, atol=1e-5)
 
 
+def test_a_forward_pass_is_bounded(checkpoint):
+    segmenter, sizes = Segmenter(checkpoint), []
+    segmenter.network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    segment_batch(segmenter, volume(*[(32, 32)] * 5), batch_size=2)
+    assert sizes == [2, 2, 1]
+
+
 def test_a_lone_slice_is_normalised_by_itself(checkpoint):
     segmenter, (first, second) = Segmenter(checkpoint), volume((32, 32), (32, 32))
     dark = second // 8

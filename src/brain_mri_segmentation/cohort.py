@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.images import SMALLEST_SIDE
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,6 @@ COHORT_COLUMNS = [
     "problem",
 ]
 _SLICE_NAME = re.compile(r"(?P<patient>.+)_(?P<number>\d+)(?P<mask>_mask)?")
-_SMALLEST_SIDE = 32
 
 
 @dataclass(frozen=True)
@@ -168,8 +168,8 @@ def _image_problem(image: np.ndarray) -> str:
         return f"the image has dtype {image.dtype}, expected uint8"
     if image.ndim != 3 or image.shape[2] != 3:
         return f"the image has shape {image.shape}, expected (height, width, 3)"
-    if min(image.shape[:2]) < _SMALLEST_SIDE:
-        return f"the image has shape {image.shape}, expected sides of {_SMALLEST_SIDE} or more"
+    if min(image.shape[:2]) < SMALLEST_SIDE:
+        return f"the image has shape {image.shape}, expected sides of {SMALLEST_SIDE} or more"
     return ""
 
 

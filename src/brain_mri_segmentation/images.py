@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from brain_mri_segmentation.errors import InputError
 
 SMALLEST_SIDE, LARGEST_SIDE = 32, 4096
-MOST_SLICES = 512
+MOST_SLICES = 512  # of a volume, which is held in memory
 MOST_PIXELS = 64 * 2**20  # of a whole volume: 1,024 slices of 256 x 256
 _MAGIC = {
     "PNG": (b"\x89PNG\r\n\x1a\n",),

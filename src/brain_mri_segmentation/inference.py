@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 
 from brain_mri_segmentation.cohort import SliceReader, by_patient, patient_of
 from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.images import MOST_SLICES
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import PreprocessingParameters
 from brain_mri_segmentation.preprocessing import (
@@ -31,7 +32,6 @@ from brain_mri_segmentation.preprocessing import (
     to_tensor,
 )
 
-_LARGEST_VOLUME = 512  # slices that are held in memory together
 UNCERTAIN_LOGIT = math.log(0.8 / 0.2)
 """A pixel is uncertain when its logit, before the temperature, lies within +- this; above the
 lower end, it may be tumour. After the temperature of an overconfident network, nearly every pixel
@@ -128,19 +128,22 @@ def segment(segmenter: Segmenter, image: np.ndarray) -> Segmentation:
     return segment_batch(segmenter, [image])[0]
 
 
-def segment_batch(segmenter: Segmenter, images: Sequence[np.ndarray]) -> list[Segmentation]:
-    """Segment slices that have nothing to do with each other, in one forward pass.
+def segment_batch(
+    segmenter: Segmenter, images: Sequence[np.ndarray], batch_size: int = 16
+) -> list[Segmentation]:
+    """Segment slices that have nothing to do with each other.
 
     Args:
         segmenter: The model.
         images: (H, W, 3) uint8 each.
+        batch_size: Slices in one forward pass.
 
     Raises:
         ValueError: An image has another shape or dtype, or there is none.
     """
     resized = _resize(segmenter, images)
     statistics = np.stack([_statistics(segmenter, [image]) for image in resized])
-    probabilities = segmenter.tumour_probability(np.stack(resized), statistics)
+    probabilities = _probabilities(segmenter, resized, statistics, batch_size)
     return _results(segmenter, images, probabilities, probabilities)
 
 
@@ -164,13 +167,8 @@ def segment_volume(
         ValueError: A slice has another shape or dtype, or there is none.
     """
     resized = _resize(segmenter, slices)
-    statistics = _statistics(segmenter, resized)[None]
-    probabilities = np.concatenate(
-        [
-            segmenter.tumour_probability(np.stack(resized[start : start + batch_size]), statistics)
-            for start in range(0, len(slices), batch_size)
-        ]
-    )
+    statistics = np.stack([_statistics(segmenter, resized)] * len(resized))
+    probabilities = _probabilities(segmenter, resized, statistics, batch_size)
     rules = segmenter.preprocessing
     kept = drop_small_regions(probabilities, rules.threshold, rules.smallest_region)
     return _results(segmenter, slices, probabilities, kept)
@@ -202,7 +200,8 @@ def group_volumes(paths: Sequence[str]) -> dict[str, list[str]]:
             named ``<volume>_<number>`` are a volume; any other file stands alone.
 
     Returns:
-        Paths by volume, in the order of the numbers, at most 512 in one.
+        Paths by volume, in the order of the numbers, at most 512 in one. A file that is named
+        ``<volume>`` alone is its first.
     """
     volumes: dict[str, list[tuple[int, str]]] = {}
     for path in paths:
@@ -212,9 +211,9 @@ def group_volumes(paths: Sequence[str]) -> dict[str, list[str]]:
     groups = {}
     for volume, numbered in sorted(volumes.items()):
         ordered = [path for _, path in sorted(numbered)]
-        for start in range(0, len(ordered), _LARGEST_VOLUME):
-            part = f"-{1 + start // _LARGEST_VOLUME}" if start else ""
-            groups[f"{volume}{part}"] = ordered[start : start + _LARGEST_VOLUME]
+        for start in range(0, len(ordered), MOST_SLICES):
+            part = f"-{1 + start // MOST_SLICES}" if start else ""
+            groups[f"{volume}{part}"] = ordered[start : start + MOST_SLICES]
     return groups
 
 
@@ -269,6 +268,19 @@ def _resize(segmenter: Segmenter, images: Sequence[np.ndarray]) -> list[np.ndarr
 def _statistics(segmenter: Segmenter, slices: Sequence[np.ndarray]) -> np.ndarray:
     rules = segmenter.preprocessing
     return IntensityStatistics.of(slices, rules.lower_percentile, rules.upper_percentile).values
+
+
+def _probabilities(
+    segmenter: Segmenter, resized: list[np.ndarray], statistics: np.ndarray, batch_size: int
+) -> np.ndarray:
+    """Return (N, S, S) float32 of N slices with statistics (N, 4, 3)."""
+    batches = [slice(start, start + batch_size) for start in range(0, len(resized), batch_size)]
+    return np.concatenate(
+        [
+            segmenter.tumour_probability(np.stack(resized[batch]), statistics[batch])
+            for batch in batches
+        ]
+    )
 
 
 def _results(

@@ -48,7 +48,7 @@ class Service:
         self.metrics = Metrics()
         self.stopping = False
         self.batcher = Batcher(
-            lambda images: segment_batch(self.model, images),
+            lambda images: segment_batch(self.model, images, settings.max_batch),
             settings.max_batch,
             settings.max_waiting,
             self.metrics.count_batch,
