@@ -47,20 +47,15 @@ class Approval:
     reason: str
 
 
-def find_report(model: str, reports: Reports, others: str = "") -> Report:
+def find_report(model: str, reports: Reports) -> Report:
     """Return what evaluation reported on a model.
-
-    Args:
-        model: The model.
-        reports: What there is.
-        others: What it is wanted for, for the message.
 
     Raises:
         InputError: It was not evaluated.
     """
     if model not in reports:
         raise InputError(
-            f"There is no metrics.json of {model}{others} (there is one of: "
+            f"There is no metrics.json of {model} (there is one of: "
             f"{', '.join(sorted(reports)) or 'no model'}). "
             f"Evaluate it first: kedro run --pipeline evaluation --params model={model}"
         )
