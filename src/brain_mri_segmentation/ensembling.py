@@ -20,7 +20,10 @@ def find_checkpoints(names: Sequence[str] | str) -> dict[str, Checkpoint]:
     Raises:
         InputError: There are fewer than two different ones, or one cannot be read.
     """
-    paths = sorted(glob(names, recursive=True)) if isinstance(names, str) else dict.fromkeys(names)
+    if isinstance(names, str):
+        paths = sorted(glob(names, recursive=True))  # noqa: PTH207 - Path's takes no absolute ones
+    else:
+        paths = list(dict.fromkeys(names))
     if len(paths) < 2:
         raise InputError(
             f"An ensemble needs two checkpoints or more, and models.ensemble.checkpoints={names} "

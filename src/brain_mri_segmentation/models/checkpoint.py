@@ -68,7 +68,7 @@ class Checkpoint:
             )
         try:
             values = torch.load(path, map_location="cpu", weights_only=True)
-        # The unpickler raises many kinds of errors on files of other kinds, such as KeyError on text.
+        # On files of other kinds the unpickler raises many errors, such as KeyError on a text.
         except Exception as error:
             raise InputError(
                 f"{path} is no checkpoint that can be read safely: it is damaged, or it holds "
