@@ -341,7 +341,11 @@ def roles_in_fold(fold_assignment: pd.DataFrame, fold: int, folds: int) -> dict[
 
 
 def by_patient(slice_names: list[str]) -> dict[str, list[str]]:
-    """Group slice names by patient, slices in the order of their numbers."""
+    """Group slice names ``<patient>_<number>`` by patient, slices in the order of their numbers.
+
+    Raises:
+        ValueError: A name does not end in a number.
+    """
 
     def patient_and_number(name: str) -> tuple[str, int]:
         return patient_of(name), int(name.rpartition("_")[2])

@@ -11,12 +11,12 @@ import pandas as pd
 
 from brain_mri_segmentation.cohort import SPLITS, site_of
 from brain_mri_segmentation.metrics import Report
+from brain_mri_segmentation.preprocessing import FLAIR
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#7F7F7F"
-_FLAIR = 1  # channel in which the tumour is bright
 
 
 def cohort_overview(cohort: pd.DataFrame) -> "Figure":
@@ -347,7 +347,7 @@ def slice_gallery(
     for axes, heading in zip(grid[0], headings, strict=True):
         axes.set_title(heading, fontsize=10)
     for line, (name, image, truth, prediction) in zip(grid, rows, strict=False):
-        flair = image[..., _FLAIR]
+        flair = image[..., FLAIR]
         for axes, picture in zip(line, (flair, truth > 0, prediction > 0, flair), strict=True):
             axes.imshow(picture, cmap="gray", interpolation="nearest")
         for mask, colour in ((truth, BLUE), (prediction, ORANGE)):
@@ -369,7 +369,7 @@ def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.45) -> np.nd
     Returns:
         (H, W, 3) uint8.
     """
-    grey = np.repeat(image[..., _FLAIR, None].astype(np.float32), 3, axis=2)
+    grey = np.repeat(image[..., FLAIR, None].astype(np.float32), 3, axis=2)
     orange = np.array([int(ORANGE[i : i + 2], 16) for i in (1, 3, 5)], np.float32)
     return np.where(mask[..., None] > 0, (1 - opacity) * grey + opacity * orange, grey).astype(
         np.uint8

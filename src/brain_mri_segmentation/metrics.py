@@ -106,6 +106,9 @@ def score_patients(slice_scores: pd.DataFrame) -> pd.DataFrame:
 def summarise(slice_scores: pd.DataFrame) -> dict[str, float]:
     """Reduce the scores of all slices to one figure a metric.
 
+    Args:
+        slice_scores: One row a slice, with ``patient`` and the columns of ``COUNTS``.
+
     Returns:
         For each of ``OVERLAPS``, such as ``dice``: ``dice``, the mean over patients;
         ``dice_median`` over patients; ``dice_pooled``, of all pixels together;
@@ -139,7 +142,13 @@ def bootstrap_intervals(
     """Return the 95 % percentile bootstrap interval over patients of each figure of ``summarise``.
 
     Patients, not slices, are drawn with replacement, since slices of one patient are not
-    independent (Efron and Tibshirani 1993, chapter 13).
+    independent (Efron and Tibshirani 1993, chapter 13). A resample in which a figure is undefined
+    is left out of its interval; both ends are NaN where it is undefined in all of them.
+
+    Args:
+        slice_scores: One row a slice, with ``patient`` and the columns of ``COUNTS``; at least one.
+        samples: Resamples of the patients.
+        seed: The same seed gives the same intervals.
     """
     table = _PatientTable(slice_scores)
     random = np.random.default_rng(seed)
@@ -155,6 +164,11 @@ def bootstrap_intervals(
 
 def patient_dice_intervals(slice_scores: pd.DataFrame, samples: int, seed: int) -> pd.DataFrame:
     """Return the 95 % bootstrap interval of each patient's Dice over its own slices.
+
+    Args:
+        slice_scores: One row a slice, with ``patient`` and the columns of ``COUNTS``.
+        samples: Resamples of the slices of each patient.
+        seed: The same seed gives the same intervals.
 
     Returns:
         Indexed by patient, columns ``lower`` and ``upper``: how far the patient's Dice rests on a

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-CHANNELS = 3
+CHANNELS = 3  # pre-contrast, FLAIR, post-contrast
+FLAIR = 1  # in which the tumour is bright
 _LEVELS = 256  # intensities of uint8
 
 

@@ -12,7 +12,7 @@ from scipy import ndimage
 from brain_mri_segmentation.cohort import SliceReader, patient_of
 from brain_mri_segmentation.inference import Segmentation, Segmenter, segment, segment_patients
 from brain_mri_segmentation.metrics import COUNTS, confusion_counts, score_slices, summarise
-from brain_mri_segmentation.preprocessing import resize_image, resize_mask
+from brain_mri_segmentation.preprocessing import FLAIR, resize_image, resize_mask
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +21,6 @@ FIGURES = [
     "empty_slice_fp_rate",
 ]
 """The figures of ``metrics.summarise`` that are reported under each condition."""
-
-_FLAIR = 1
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ CONDITIONS = {
     "contrast 1.3": _contrast(1.3),
     "gamma 0.7": _gamma(0.7),
     "gamma 1.4": _gamma(1.4),
-    "FLAIR alone": Condition(lambda image, _: np.repeat(image[..., [_FLAIR]], 3, axis=2)),
+    "FLAIR alone": Condition(lambda image, _: np.repeat(image[..., [FLAIR]], 3, axis=2)),
     "128 x 128 pixels": Condition(lambda image, _: resize_image(image, 128)),
 }
 """What is tried, by name; the first is the reference."""

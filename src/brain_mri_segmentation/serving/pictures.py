@@ -7,8 +7,7 @@ from PIL import Image
 
 from brain_mri_segmentation.figures import overlay
 from brain_mri_segmentation.inference import Segmentation
-
-_FLAIR = 1
+from brain_mri_segmentation.preprocessing import FLAIR
 
 
 def _mask_png(image: np.ndarray, result: Segmentation) -> bytes:  # noqa: ARG001
@@ -20,7 +19,7 @@ def _probability_png(image: np.ndarray, result: Segmentation) -> bytes:  # noqa:
 
 
 def _image_png(image: np.ndarray, result: Segmentation) -> bytes:  # noqa: ARG001
-    return _png(np.ascontiguousarray(image[..., _FLAIR]))
+    return _png(np.ascontiguousarray(image[..., FLAIR]))
 
 
 def _overlay_png(image: np.ndarray, result: Segmentation) -> bytes:

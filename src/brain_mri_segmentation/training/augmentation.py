@@ -6,8 +6,8 @@ import torch
 from torch.nn import functional as F
 
 from brain_mri_segmentation.parameters import AugmentationParameters
+from brain_mri_segmentation.preprocessing import FLAIR
 
-_FLAIR = 1  # the channels are pre-contrast, FLAIR, post-contrast
 _BLUR_RADIUS = 4  # pixels
 
 
@@ -44,9 +44,9 @@ class Augmentation:
         lost = torch.rand(count, generator=generator) < self.settings.missing_sequence
         if lost.any():
             lost = lost.to(device)[:, None, None]
-            flair = images[:, _FLAIR : _FLAIR + 1].expand_as(images)
+            flair = images[:, FLAIR : FLAIR + 1].expand_as(images)
             images = torch.where(lost[..., None], flair, images)
-            flair = statistics[..., _FLAIR : _FLAIR + 1].expand_as(statistics)
+            flair = statistics[..., FLAIR : FLAIR + 1].expand_as(statistics)
             statistics = torch.where(lost, flair, statistics)
         if self.settings.blur:
             sigma = self.settings.blur * _for_half(generator, count)

@@ -1,7 +1,6 @@
 from kedro.pipeline import Node, Pipeline
 
-from brain_mri_segmentation.cohort import SPLITS
-from brain_mri_segmentation.pipelines import FOLDS, evaluation, training
+from brain_mri_segmentation.pipelines import FOLDS, SPLIT_FOLDERS, evaluation, training
 from brain_mri_segmentation.pipelines.cross_validation.nodes import (
     assign_folds,
     join_folds,
@@ -10,7 +9,6 @@ from brain_mri_segmentation.pipelines.cross_validation.nodes import (
 )
 
 _KINDS = ("images", "masks")
-_SPLIT_FOLDERS = {name: name for name in (f"{split}_{kind}" for split in SPLITS for kind in _KINDS)}
 _OF_A_FOLD = [f"{part}_{kind}" for part in ("train", "val", "evaluation") for kind in _KINDS]
 
 
@@ -20,13 +18,13 @@ def create_pipeline(**kwargs: object) -> Pipeline:
     deal = [
         Node(
             assign_folds,
-            inputs={"folds": "params:folds", "seed": "params:seed"} | _SPLIT_FOLDERS,
+            inputs={"folds": "params:folds", "seed": "params:seed"} | SPLIT_FOLDERS,
             outputs="fold_assignment",
             name="assign_folds",
         ),
         Node(
             select_folds,
-            inputs={"fold_assignment": "fold_assignment", "folds": "params:folds"} | _SPLIT_FOLDERS,
+            inputs={"fold_assignment": "fold_assignment", "folds": "params:folds"} | SPLIT_FOLDERS,
             outputs={name: name for n in numbers for name in _named(f"fold_{n}", _OF_A_FOLD)},
             name="select_folds",
         ),

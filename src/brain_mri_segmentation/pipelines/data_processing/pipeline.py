@@ -1,6 +1,6 @@
 from kedro.pipeline import Node, Pipeline
 
-from brain_mri_segmentation.cohort import SPLITS
+from brain_mri_segmentation.pipelines import SPLIT_FOLDERS
 from brain_mri_segmentation.pipelines.data_processing.nodes import (
     draw_cohort_overview,
     draw_split_balance,
@@ -9,8 +9,6 @@ from brain_mri_segmentation.pipelines.data_processing.nodes import (
     split_patients,
     write_split_folders,
 )
-
-_SPLIT_FOLDERS = [f"{split}_{kind}" for split in SPLITS for kind in ("images", "masks")]
 
 
 def create_pipeline(**kwargs: object) -> Pipeline:
@@ -59,7 +57,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                     "patient_split": "patient_split",
                     "parameters": "params:preprocessing",
                 },
-                outputs={name: name for name in _SPLIT_FOLDERS},
+                outputs=SPLIT_FOLDERS,
                 name="write_split_folders",
             ),
         ]

@@ -1,6 +1,6 @@
 from kedro.pipeline import Node, Pipeline
 
-from brain_mri_segmentation.cohort import SPLITS
+from brain_mri_segmentation.pipelines import SPLIT_FOLDERS
 from brain_mri_segmentation.pipelines.evaluation.nodes import (
     draw_dice_by_tumour_size,
     draw_patient_dice,
@@ -11,8 +11,6 @@ from brain_mri_segmentation.pipelines.evaluation.nodes import (
     summarise_scores,
 )
 
-_SPLIT_FOLDERS = [f"{split}_{kind}" for split in SPLITS for kind in ("images", "masks")]
-
 
 def create_pipeline(**kwargs: object) -> Pipeline:
     """Checkpoint and split folders -> predicted masks -> scores -> metrics and figures."""
@@ -20,8 +18,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
         [
             Node(
                 select_split,
-                inputs={name: name for name in _SPLIT_FOLDERS}
-                | {"parameters": "params:evaluation"},
+                inputs=SPLIT_FOLDERS | {"parameters": "params:evaluation"},
                 outputs=["evaluation_images", "evaluation_masks"],
                 name="select_split",
             ),

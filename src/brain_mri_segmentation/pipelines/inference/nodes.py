@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
 
+import numpy as np
 import pandas as pd
 from PIL import Image
 from tqdm import tqdm
@@ -11,7 +12,13 @@ from tqdm import tqdm
 from brain_mri_segmentation.cohort import Slices
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.figures import overlay
-from brain_mri_segmentation.inference import Segmenter, best_device, group_volumes, segment_volume
+from brain_mri_segmentation.inference import (
+    Segmentation,
+    Segmenter,
+    best_device,
+    group_volumes,
+    segment_volume,
+)
 from brain_mri_segmentation.memory import keep_freed_memory
 from brain_mri_segmentation.models import Checkpoint
 
@@ -37,33 +44,45 @@ def segment_folder(
     segmenter = Segmenter(serving_model, best_device())
     volumes = group_volumes(list(input_slices))
     for volume, paths in tqdm(volumes.items(), "Volumes", disable=not sys.stderr.isatty()):
-        images, rows = {}, []
-        for path in paths:
-            try:
-                images[path] = input_slices[path]()
-            except InputError as error:
-                logger.warning("%s is left out: %s", path, error)
-                rows.append({"slice": path, "volume": volume, "problem": str(error)})
+        images, problems = _read(input_slices, paths)
         results = segment_volume(segmenter, list(images.values())) if images else []
         found = dict(zip(images, results, strict=True))
-        rows += [
-            {
-                "slice": path,
-                "volume": volume,
-                "tumour_pixels": result.tumour_pixels,
-                "tumour_fraction": result.tumour_fraction,
-                "confidence": result.confidence,
-                "review": result.review or "",
-                "problem": "",
-            }
-            for path, result in found.items()
-        ]
         masks = {path: Image.fromarray(result.mask) for path, result in found.items()}
         overlays = {
             path: Image.fromarray(overlay(images[path], result.mask))
             for path, result in found.items()
         }
-        yield masks, overlays, {volume: pd.DataFrame(rows, columns=_COLUMNS)}
+        yield masks, overlays, {volume: _tabulate(volume, found, problems)}
+
+
+def _read(slices: Slices, paths: list[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Return the slices that can be read, and what is wrong with the others."""
+    images, problems = {}, {}
+    for path in paths:
+        try:
+            images[path] = slices[path]()
+        except InputError as error:
+            logger.warning("%s is left out: %s", path, error)
+            problems[path] = str(error)
+    return images, problems
+
+
+def _tabulate(
+    volume: str, found: dict[str, Segmentation], problems: dict[str, str]
+) -> pd.DataFrame:
+    rows: list[dict[str, object]] = [{"slice": p, "problem": t} for p, t in problems.items()]
+    rows += [
+        {
+            "slice": path,
+            "tumour_pixels": result.tumour_pixels,
+            "tumour_fraction": result.tumour_fraction,
+            "confidence": result.confidence,
+            "review": result.review or "",
+            "problem": "",
+        }
+        for path, result in found.items()
+    ]
+    return pd.DataFrame(rows, columns=_COLUMNS).assign(volume=volume)
 
 
 def summarise_folder(

@@ -1,6 +1,6 @@
 from kedro.pipeline import Node, Pipeline
 
-from brain_mri_segmentation.cohort import SPLITS
+from brain_mri_segmentation.pipelines import SPLIT_FOLDERS
 from brain_mri_segmentation.pipelines.publishing.nodes import (
     check_gate,
     compare_models,
@@ -24,9 +24,6 @@ def _inputs(*names: str) -> dict[str, str]:
     return {name: entries.get(name, name) for name in names}
 
 
-_SPLIT_FOLDERS = [f"{split}_{kind}" for split in SPLITS for kind in ("images", "masks")]
-
-
 def create_pipeline(**kwargs: object) -> Pipeline:
     """Checkpoint and scores -> gate -> card and exported model -> hub and registry."""
     return Pipeline(
@@ -48,7 +45,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 draw_card_pictures,
                 inputs=_inputs("comparison", "approval", "report", "patient_scores")
                 | _inputs("slice_scores", "predictions", "parameters", "evaluation", "seed")
-                | _inputs(*_SPLIT_FOLDERS),
+                | SPLIT_FOLDERS,
                 outputs="card_pictures",
                 name="draw_card_pictures",
             ),
