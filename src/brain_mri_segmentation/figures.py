@@ -14,6 +14,7 @@ from brain_mri_segmentation.metrics import Report
 from brain_mri_segmentation.preprocessing import FLAIR
 
 if TYPE_CHECKING:
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#7F7F7F"
@@ -44,16 +45,16 @@ def cohort_overview(cohort: pd.DataFrame) -> "Figure":
     for axes in (slices, area):
         for start in first[1:]:
             axes.axvline(start - 0.5, color="black", linewidth=0.8)
+        axes.tick_params(axis="x", length=0)
         axes.grid(axis="y", alpha=0.3)
         axes.set_axisbelow(True)
     ends = [*first[1:], len(table)]
     middles = [(start + end - 1) / 2 for start, end in zip(first, ends, strict=True)]
     labels = [f"{table['site'][s]} ({e - s})" for s, e in zip(first, ends, strict=True)]
     area.set_xticks(middles, labels)
-    area.tick_params(axis="x", length=0)
     area.set(xlim=(-1, len(table)), xlabel="Site (patients); patients from small to large tumours")
     figure.suptitle(
-        f"{len(table)} patients of {len(first)} sites: {rows['tumour'].mean():.0%} of "
+        f"{len(table)} patients of {len(first)} sites: {100 * rows['tumour'].mean():.0f} % of "
         f"{len(rows):,} slices hold tumour"
     )
     return figure
@@ -78,13 +79,16 @@ def split_balance(cohort: pd.DataFrame, patient_split: pd.DataFrame) -> "Figure"
         patients = part.groupby("patient")["tumour_pixels"].sum()
         labels.append(f"{name}\n{len(patients)} patients\n{len(part):,} slices")
         x = at + jitter.uniform(-0.15, 0.15, len(patients))
-        volumes.scatter(x, patients.clip(lower=1), s=16, color=BLUE, alpha=0.6, linewidths=0)
+        volumes.scatter(
+            x, patients.clip(lower=1), s=16, color=BLUE, alpha=0.6, linewidths=0, zorder=3
+        )
         median = max(1, patients.median())
         volumes.hlines(median, at - 0.3, at + 0.3, color=ORANGE, linewidth=3)
     bars = shares.bar(range(len(names)), holding, color=BLUE, width=0.6)
     shares.bar_label(bars, fmt="%.0f %%")
     shares.set(ylim=(0, 100), ylabel="Slices that hold tumour, %")
     volumes.set(yscale="log", ylabel="Tumour pixels of a patient; line: median")
+    _plain_ticks(volumes.yaxis)
     volumes.set_xlim(-0.5, len(names) - 0.5)
     for axes in (shares, volumes):
         axes.set_xticks(range(len(names)), labels)
@@ -141,11 +145,12 @@ def patient_dice(patient_scores: pd.DataFrame, intervals: pd.DataFrame, report: 
         for row in table.itertuples()
     ]
     axes.set_yticks(place, labels, fontsize=8)
+    axes.invert_yaxis()
     mean, ends = report["dice"], report["intervals_95"]["dice"]
     title = f"{report['model']} on {report['split']}"
     if mean is not None:
         axes.axvline(mean, color=ORANGE, linewidth=2, label=f"mean {mean:.3f}")
-        interval = f"95 % interval {ends[0]:.2f} to {ends[1]:.2f}"
+        interval = f"95 % interval {ends[0]:.3f} to {ends[1]:.3f}"
         axes.axvspan(*ends, color=ORANGE, alpha=0.2, label=interval)
         title += f": mean Dice {mean:.3f} over {table['dice'].count()} patients"
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
@@ -169,11 +174,11 @@ def dice_by_tumour_size(slice_scores: pd.DataFrame) -> "Figure":
     if table.empty:
         axes.set_title("No slice holds tumour")
         return figure
-    axes.scatter(table["pixels"], table["dice"], s=14, color=BLUE, alpha=0.4, linewidths=0)
+    axes.scatter(
+        table["pixels"], table["dice"], s=14, color=BLUE, alpha=0.4, linewidths=0, zorder=3
+    )
     axes.set_xscale("log")
-    axes.xaxis.get_major_locator().set_params(subs=(1, 3))  # type: ignore[call-arg]
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.minorticks_off()
+    _plain_ticks(axes.xaxis)
     parts = np.array_split(np.arange(len(table)), min(4, len(table)))
     medians = []
     for number, part in enumerate(parts):
@@ -212,10 +217,9 @@ def reliability_diagram(calibration: Report) -> "Figure":
     axes.set(xlabel="Predicted tumour probability", ylabel="Share of pixels that are tumour")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, loc="upper left")
-    sure = "too sure of itself" if calibration["temperature"] > 1 else "not sure enough"
     axes.set_title(
-        f"Near tumour, the model is {sure}:\na temperature of {calibration['temperature']:.2f} "
-        f"takes the calibration error from {errors['before']:.3f} to {errors['after']:.3f}",
+        f"A temperature of {calibration['temperature']:.2f} takes the calibration error\n"
+        f"near tumour from {errors['before']:.3f} to {errors['after']:.3f}",
         fontsize=10,
     )
     return figure
@@ -232,9 +236,8 @@ def robustness(table: pd.DataFrame) -> "Figure":
     place = np.arange(len(table))[::-1]
     axes.barh(place, table["dice"].fillna(0), color=BLUE)
     for at, dice, lost in zip(place, table["dice"], table["lost"], strict=True):
-        text = "undefined" if np.isnan(dice) else f"{dice:.3f} ({-lost:+.3f})"
-        colour = "black" if np.isnan(dice) else "white"
-        axes.text(0.01, at, text, va="center", color=colour, fontsize=8)
+        text = "undefined" if np.isnan(dice) else f"{dice:.3f} ({0 - lost:+.3f})"
+        axes.text(1.01, at, text, va="center", fontsize=8)
     axes.axvline(table["dice"].iloc[0], color=ORANGE, linewidth=2)
     axes.set_yticks(place, table["condition"], fontsize=9)
     axes.set(xlim=(0, 1), xlabel="Dice, mean over patients")
@@ -382,3 +385,10 @@ def _figure(width: float, height: float) -> "Figure":
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def _plain_ticks(axis: "Axis") -> None:
+    """Write 1, 3, 10, 30 and so on at a logarithmic axis, without powers."""
+    axis.get_major_locator().set_params(subs=(1, 3))  # type: ignore[call-arg]
+    axis.set_major_formatter("{x:,.0f}")
+    axis.minorticks_off()
