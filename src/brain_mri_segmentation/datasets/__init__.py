@@ -9,6 +9,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "artifact_dataset": ["ArtifactDataset"],
         "checkpoint_dataset": ["CheckpointDataset", "is_registered", "load_checkpoint"],
         "experiment_logger_dataset": ["ExperimentLoggerDataset", "NestedLoggersDataset"],
         "exported_model_dataset": ["ExportedModelDataset"],
@@ -19,6 +20,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "registered_model_dataset": ["RegisteredModelDataset", "Release"],
         "reports_dataset": ["ReportsDataset"],
         "slice_folder_dataset": ["SliceFolderDataset"],
+        "storage": ["is_remote"],
         "workspace_dataset": ["WorkspaceDataset"],
     },
 )

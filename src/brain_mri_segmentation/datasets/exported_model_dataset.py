@@ -7,6 +7,7 @@ from typing import Any
 
 from kedro.io import AbstractDataset
 
+from brain_mri_segmentation.datasets.storage import local_path
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.models import Checkpoint
 
@@ -23,7 +24,7 @@ class ExportedModelDataset(AbstractDataset[Mapping[str, bytes], Path]):
     """
 
     def __init__(self, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._path = Path(filepath)
+        self._path = local_path(filepath)
         self.metadata = metadata
 
     def load(self) -> Path:

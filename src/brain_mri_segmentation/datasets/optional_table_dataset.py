@@ -1,8 +1,8 @@
 """A table that a run may or may not be given."""
 
-from pathlib import Path
 from typing import Any, NoReturn
 
+import fsspec
 import pandas as pd
 from kedro.io import AbstractDataset, DatasetError
 
@@ -13,12 +13,18 @@ class OptionalTableDataset(AbstractDataset[NoReturn, pd.DataFrame | None]):
     """Loads a CSV file, or None when no file is named.
 
     Args:
-        filepath: The file; None loads None.
+        filepath: The file, on any file system that fsspec knows; None loads None.
+        credentials: Passed to that file system.
         metadata: Not used by Kedro; for Kedro-Viz.
     """
 
-    def __init__(self, filepath: str | None, metadata: dict[str, Any] | None = None) -> None:
-        self._path = None if filepath is None else Path(filepath)
+    def __init__(
+        self,
+        filepath: str | None,
+        credentials: dict[str, Any] | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        self._path, self._credentials = filepath, credentials or {}
         self.metadata = metadata
 
     def load(self) -> pd.DataFrame | None:
@@ -30,7 +36,8 @@ class OptionalTableDataset(AbstractDataset[NoReturn, pd.DataFrame | None]):
         if self._path is None:
             return None
         try:
-            return pd.read_csv(self._path, dtype=str, keep_default_na=False)
+            with fsspec.open(self._path, **self._credentials) as file:
+                return pd.read_csv(file, dtype=str, keep_default_na=False)
         except (OSError, ValueError) as error:
             raise InputError(
                 f"The table {self._path} cannot be read: {error}. "

@@ -7,10 +7,12 @@ from typing import Any
 
 import fsspec
 import numpy as np
+from fsspec.implementations.local import LocalFileSystem
 from kedro.io import AbstractDataset
 from kedro.io.core import get_protocol_and_path
 
 from brain_mri_segmentation.cohort import SliceReader
+from brain_mri_segmentation.datasets.storage import LocalCopy
 from brain_mri_segmentation.datasets.tiff import read_tiff, write_tiff
 from brain_mri_segmentation.errors import InputError
 
@@ -23,7 +25,8 @@ class SliceFolderDataset(
     """Reads and writes slice by slice, so that a cohort never sits in memory.
 
     Saving replaces the folder's slices. A folder counts as existing only when all of it was
-    written; one that was interrupted is refused on loading.
+    written; one that was interrupted is refused on loading. From object storage, a folder is copied
+    to the local disk as a whole when its first slice is read.
 
     Args:
         path: The folder, on any file system that fsspec knows.
@@ -39,6 +42,7 @@ class SliceFolderDataset(
     ) -> None:
         self._protocol, self._path = get_protocol_and_path(path)
         self._filesystem = fsspec.filesystem(self._protocol, **(credentials or {}))
+        self._fetched: LocalCopy | None = None
         self.metadata = metadata
 
     def load(self) -> dict[str, SliceReader]:
@@ -56,11 +60,16 @@ class SliceFolderDataset(
                 "predicted masks: evaluation)."
             )
         listed = json.loads(self._filesystem.cat_file(f"{self._path}/{_COMPLETE}"))["slices"]
-        return {name: partial(read_tiff, self._filesystem, self._file(name)) for name in listed}
+        if self._protocol == "file":
+            return {name: partial(read_tiff, self._filesystem, self._file(name)) for name in listed}
+        if self._fetched is None:  # several nodes of a run share it
+            self._fetched = LocalCopy(self._filesystem, [self._file(name) for name in listed])
+        return {name: partial(_read_copy, self._fetched, f"{name}.tif") for name in listed}
 
     def save(self, data: Mapping[str, np.ndarray | SliceReader]) -> None:
         """Write slices, given as pixels or as readers that are called one at a time."""
         fs = self._filesystem
+        self._fetched = None
         fs.makedirs(self._path, exist_ok=True)
         marker = f"{self._path}/{_COMPLETE}"
         if fs.exists(marker):
@@ -81,3 +90,7 @@ class SliceFolderDataset(
 
     def _exists(self) -> bool:
         return self._filesystem.exists(f"{self._path}/{_COMPLETE}")
+
+
+def _read_copy(copy: LocalCopy, name: str) -> np.ndarray:
+    return read_tiff(LocalFileSystem(), str(copy.folder / name))

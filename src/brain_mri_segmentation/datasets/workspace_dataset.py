@@ -5,6 +5,8 @@ from typing import Any, NoReturn
 
 from kedro.io import AbstractDataset, DatasetError
 
+from brain_mri_segmentation.datasets.storage import local_path
+
 
 class WorkspaceDataset(AbstractDataset[NoReturn, Path]):
     """Loads the path of a folder, for libraries that write files of their own while they run.
@@ -15,7 +17,7 @@ class WorkspaceDataset(AbstractDataset[NoReturn, Path]):
     """
 
     def __init__(self, path: str, metadata: dict[str, Any] | None = None) -> None:
-        self._path = Path(path)
+        self._path = local_path(path)
         self.metadata = metadata
 
     def load(self) -> Path:

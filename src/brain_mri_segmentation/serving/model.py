@@ -6,7 +6,7 @@ from pathlib import Path
 from kedro.config import OmegaConfigLoader
 from kedro.io import DataCatalog
 
-from brain_mri_segmentation.datasets import is_registered, load_checkpoint
+from brain_mri_segmentation.datasets import is_registered, is_remote, load_checkpoint
 from brain_mri_segmentation.errors import InputError, find_input_error
 from brain_mri_segmentation.inference import Segmenter
 from brain_mri_segmentation.parameters import ServingParameters, check_parameters
@@ -33,12 +33,13 @@ def load_serving_model(project: Path) -> tuple[Segmenter, str]:
     """
     if place := os.environ.get(MODEL_VARIABLE):
         return Segmenter(load_checkpoint(place)), place
-    entry = _config(project)["catalog"].get(ENTRY)
+    config = _config(project)
+    entry = config["catalog"].get(ENTRY)
     if entry is None:
         raise InputError(f"conf/base/catalog.yml has no entry '{ENTRY}'.")
-    if not is_registered(entry["filepath"]):
+    if not is_registered(entry["filepath"]) and not is_remote(entry["filepath"]):
         entry = entry | {"filepath": str(project / entry["filepath"])}
-    catalog = DataCatalog.from_config({ENTRY: entry})
+    catalog = DataCatalog.from_config({ENTRY: entry}, config["credentials"])
     try:
         return Segmenter(catalog.load(ENTRY)), entry["filepath"]
     except Exception as error:
