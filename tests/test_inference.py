@@ -67,7 +67,21 @@ def test_slices_of_a_batch_have_nothing_to_do_with_each_other(checkpoint):
         np.testing.assert_allclose(result.probability, expected.probability, atol=1e-5)
 
 
+def test_the_mirror_image_is_segmented_too(checkpoint):
+    (image,) = volume((32, 32))
+    checkpoint.preprocessing["flip"] = False
+    plain, mirrored = (
+        segment(Segmenter(checkpoint), given).probability for given in (image, image[:, ::-1])
+    )
+    checkpoint.preprocessing["flip"] = True
+    found = segment(Segmenter(checkpoint), image).probability
+    logits = [np.log(p / (1 - p)) for p in (plain, mirrored[:, ::-1], found)]
+    np.testing.assert_allclose(logits[2], (logits[0] + logits[1]) / 2, atol=1e-4)
+    assert not np.allclose(logits[0], logits[1], atol=1e-2)
+
+
 def test_a_forward_pass_is_bounded(checkpoint):
+    checkpoint.preprocessing["flip"] = False
     segmenter, sizes = Segmenter(checkpoint), []
     segmenter.network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     segment_batch(segmenter, volume(*[(32, 32)] * 5), batch_size=2)

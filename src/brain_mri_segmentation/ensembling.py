@@ -7,8 +7,8 @@ from pathlib import Path
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.models import Checkpoint
 
-# Fitted to each member; all else of the preprocessing must be the same.
-_FITTED = {"temperature", "review_uncertainty"}
+# Of each member by itself; all else of the preprocessing must be the same.
+_OWN = {"temperature", "review_uncertainty", "flip"}
 
 
 def find_checkpoints(names: Sequence[str] | str) -> dict[str, Checkpoint]:
@@ -38,14 +38,14 @@ def combine(checkpoints: dict[str, Checkpoint], flip: bool) -> Checkpoint:
 
     Args:
         checkpoints: The members by name.
-        flip: Whether each member sees the mirror image of a slice, too.
+        flip: Whether the ensemble sees the mirror image of a slice, too.
 
     Raises:
         InputError: The members prepare slices differently.
     """
     (first_name, first), *others = checkpoints.items()
     for name, other in others:
-        for key in sorted((first.preprocessing.keys() | other.preprocessing.keys()) - _FITTED):
+        for key in sorted((first.preprocessing.keys() | other.preprocessing.keys()) - _OWN):
             values = [c.preprocessing.get(key) for c in (first, other)]
             if values[0] != values[1]:
                 raise InputError(
@@ -66,11 +66,14 @@ def combine(checkpoints: dict[str, Checkpoint], flip: bool) -> Checkpoint:
                     "temperature": member.preprocessing["temperature"],
                 }
                 for member in members
-            ],
-            "flip": flip,
+            ]
         },
         preprocessing=first.preprocessing
-        | {"temperature": 1.0, "review_uncertainty": sum(reviews) / len(reviews)},
+        | {
+            "flip": flip,
+            "temperature": 1.0,
+            "review_uncertainty": sum(reviews) / len(reviews),
+        },
         weights={
             f"members.{place}.{name}": value
             for place, member in enumerate(members)

@@ -80,7 +80,7 @@ class Segmenter:
 
     @torch.inference_mode()
     def tumour_probability(self, slices: np.ndarray, statistics: np.ndarray) -> np.ndarray:
-        """Run one forward pass.
+        """Run one forward pass, and a second one for the mirror images if the model wants it.
 
         Args:
             slices: (N, S, S, 3) uint8, S the model's image size.
@@ -92,7 +92,10 @@ class Segmenter:
         """
         images = torch.stack([to_tensor(image) for image in slices]).to(self.device)
         values = torch.from_numpy(statistics).to(self.device)
-        logits = self.network(normalise(images, values))  # (N, 2, S, S)
+        normalised = normalise(images, values)
+        logits = self.network(normalised)  # (N, 2, S, S)
+        if self.preprocessing.flip:
+            logits = (logits + self.network(normalised.flip(-1)).flip(-1)) / 2
         scaled = logits.float() / self.preprocessing.temperature
         return scaled.softmax(dim=1)[:, 1].cpu().numpy()
 

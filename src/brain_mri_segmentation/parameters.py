@@ -80,6 +80,9 @@ class PreprocessingParameters(Parameters):
     smallest_region: Share = 0
     """Tumour regions of a volume, connected in three dimensions, are dropped when they have fewer
     pixels than this share of the largest one."""
+    flip: bool = False
+    """Whether the model sees the mirror image of a slice, too; the logits of both are averaged
+    (test-time augmentation)."""
     temperature: float = Field(default=1, gt=0)
     """Logits are divided by this, so that probabilities can be taken at their word; training
     fits it on validation."""

@@ -191,7 +191,7 @@ def test_the_code_on_the_card_gives_the_masks_of_this_project(
 ):
     slices = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     np.save(tmp_path / "slices.npy", slices)
-    rules = {"temperature": 2.0, "smallest_region": 0, "image_size": 64}
+    rules = {"temperature": 2.0, "smallest_region": 0, "flip": False, "image_size": 64}
     checkpoint, _ = render(name, rules=rules)
     probabilities = [r.probability for r in segment_volume(Segmenter(checkpoint), list(slices))]
     rules["threshold"] = float(np.median(probabilities))  # which finds half of the picture

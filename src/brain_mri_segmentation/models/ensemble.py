@@ -20,7 +20,7 @@ class EnsembleOptions(BaseModel):
     checkpoints: list[str] | str
     """Files of the members, or a pattern such as ``data/06_models/unet/fold_*/best.ckpt``."""
     flip: bool
-    """Let each member see the mirror image of a slice, too, and take the mean."""
+    """``PreprocessingParameters.flip`` of the ensemble."""
 
 
 class Member(TypedDict):
@@ -36,17 +36,15 @@ class Ensemble(nn.Module, HubModel):
 
     Args:
         members: The networks; each member's logits are divided by its temperature first.
-        flip: Whether each member sees the mirror image, too (test-time augmentation).
     """
 
     Options = EnsembleOptions
 
-    def __init__(self, members: list[Member], flip: bool) -> None:
+    def __init__(self, members: list[Member]) -> None:
         from brain_mri_segmentation.models.registry import MODELS  # which knows this class
 
         super().__init__()
-        self.config = {"members": members, "flip": flip}
-        self.flip = flip
+        self.config = {"members": members}
         self.temperatures = [member["temperature"] for member in members]
         self.members = nn.ModuleList(
             MODELS[member["model_name"]](**member["model_config"]) for member in members
@@ -66,16 +64,9 @@ class Ensemble(nn.Module, HubModel):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return the logarithms of both classes' probabilities (N, 2, H, W) of (N, 3, H, W)."""
-        total = self._tumour(image)
-        if self.flip:
-            total = (total + self._tumour(image.flip(-1)).flip(-1)) / 2
-        probability = total.clamp(_SMALLEST, 1 - _SMALLEST)
-        return torch.stack([1 - probability, probability], dim=1).log()
-
-    def _tumour(self, image: torch.Tensor) -> torch.Tensor:
-        """Return the mean tumour probability (N, H, W) of the members."""
         probabilities = [
             (member(image).float() / temperature).softmax(dim=1)[:, 1]
             for member, temperature in zip(self.members, self.temperatures, strict=True)
         ]
-        return torch.stack(probabilities).mean(dim=0)
+        probability = torch.stack(probabilities).mean(dim=0).clamp(_SMALLEST, 1 - _SMALLEST)
+        return torch.stack([1 - probability, probability], dim=1).log()
