@@ -229,7 +229,8 @@ def test_runs_go_to_the_server_that_mlflows_own_variable_names(project, tmp_path
 def test_any_folder_is_segmented_and_a_broken_file_is_listed_at_the_end(project, tmp_path):
     volume = project.data("01_raw/kaggle_3m/PHANTOM_CS_0000")
     shutil.copytree(volume, tmp_path / "in/PHANTOM_CS_0000")
-    Image.fromarray(tifffile.imread(volume / "PHANTOM_CS_0000_3.tif")).save(tmp_path / "in/a.png")
+    lone = Image.fromarray(tifffile.imread(volume / "PHANTOM_CS_0000_3.tif"))
+    lone.save(tmp_path / "in/0012.png")
     (tmp_path / "in/broken.tif").write_bytes(b"II*\0 and no more")
     model = str(project.data("06_models/unet/best.ckpt"))
     message = project.refusal("inference", input=str(tmp_path / "in"), serving_model=model)
@@ -239,6 +240,8 @@ def test_any_folder_is_segmented_and_a_broken_file_is_listed_at_the_end(project,
     summary = pd.read_csv(project.data("08_reporting/inference/summary.csv"))
     assert len(summary) == 8  # six slices, one alone, one broken; the masks are no slices
     assert summary["problem"].notna().sum() == 1
+    names = pd.read_csv(project.data("08_reporting/inference/summary.csv"), dtype=str)["slice"]
+    assert "0012" in set(names)  # and not 12
     volumes = pd.read_csv(project.data("08_reporting/inference/volumes.csv")).set_index("volume")
     assert volumes.loc["PHANTOM_CS_0000/PHANTOM_CS_0000", "slices"] == 6
     assert volumes["problems"].sum() == 1

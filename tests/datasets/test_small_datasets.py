@@ -1,5 +1,7 @@
 """The datasets that are a few lines each."""
 
+from pathlib import Path
+
 import mlflow
 import pytest
 import torch
@@ -64,6 +66,26 @@ def test_a_failed_export_leaves_the_one_before(checkpoint, tmp_path):
     assert dataset.load() == tmp_path / "exported"
     assert not (tmp_path / "exported/README.md").exists()
     assert list(tmp_path.iterdir()) == [tmp_path / "exported"]
+
+
+def test_an_export_that_cannot_be_put_in_place_leaves_the_one_before(
+    checkpoint, tmp_path, monkeypatch
+):
+    dataset = ExportedModelDataset(filepath=str(tmp_path / "exported"))
+    files = checkpoint.folder_files([20.0] * 3, [30.0] * 3, {})
+    dataset.save(files)
+    rename = Path.rename
+
+    def refuse_new(self, target):
+        if self.name == "new":
+            raise OSError("the system refuses")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse_new)
+    with pytest.raises(DatasetError, match="could not be written.*untouched"):
+        dataset.save(files | {"README.md": b"another"})
+    assert dataset.load() == tmp_path / "exported"
+    assert not (tmp_path / "exported/README.md").exists()
 
 
 def test_an_optional_table_is_none_without_a_file_and_text_with_one(tmp_path):

@@ -53,7 +53,12 @@ class ExportedModelDataset(AbstractDataset[Mapping[str, bytes], Path]):
                     (new / name).write_bytes(content)
                 if self._path.exists():
                     self._path.rename(old)
-                new.rename(self._path)
+                try:
+                    new.rename(self._path)
+                except OSError:
+                    if old.exists():
+                        old.rename(self._path)
+                    raise
         except OSError as error:
             raise InputError(
                 f"{self._path} could not be written: {error}. What was there before is untouched; "
