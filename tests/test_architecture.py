@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,28 @@ def test_every_catalog_entry_is_used_and_every_input_is_declared():
     used = {declared_as(name) for name in names(parameters=False)}
     unused = {serving_model.ENTRY, "pretrained_unet"}  # for the service, and for users
     assert configured("catalog.yml") == used | unused
+
+
+def test_layers_go_one_way():
+    """Kedro-Viz shows no layers at all where one lies both above and below another."""
+    entries = yaml.safe_load((PACKAGE.parents[1] / "conf/base/catalog.yml").read_text())
+    configure_project(NAME)
+    for pipeline in pipelines.values():
+        above: dict[str, set[str]] = {}  # layers that a dataset is made from, by dataset
+        order: dict[str, set[str]] = {}  # the same by layer
+        for node in pipeline.nodes:
+            sources = set().union(*(above.get(name, set()) for name in node.inputs))
+            sources |= {layer for name in node.inputs if (layer := layer_of(name, entries))}
+            for name in node.outputs:
+                above[name] = sources
+                if layer := layer_of(name, entries):
+                    order[layer] = order.get(layer, set()) | sources - {layer}
+        TopologicalSorter(order).prepare()  # raises CycleError
+
+
+def layer_of(name: str, entries: dict) -> str | None:
+    metadata = entries.get(declared_as(name), {}).get("metadata", {})
+    return metadata.get("kedro-viz", {}).get("layer")
 
 
 def test_every_parameter_is_used_and_every_one_that_a_node_takes_is_declared():
