@@ -4,7 +4,7 @@
 #   docker build --target training --tag brain-mri-segmentation:training .   everything that `kedro run` needs
 #
 # Behind a package mirror, give your pip.conf: --secret id=pip,src=$HOME/.config/pip/pip.conf
-# Without a Docker engine: scripts/build_image.sh
+# Without a Docker engine: scripts/build_image.py
 
 # Any image with Python 3.11 or 3.12 and venv.
 ARG BASE=docker.io/library/python:3.11-slim-bookworm
