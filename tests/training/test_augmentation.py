@@ -2,14 +2,15 @@ import pytest
 import torch
 
 from brain_mri_segmentation.parameters import AugmentationParameters
-from brain_mri_segmentation.training.augmentation import Augmentation
+from brain_mri_segmentation.processes import Processes
+from brain_mri_segmentation.training.augmentation import Augmentation, Draws
 
 NOTHING = dict.fromkeys(AugmentationParameters.model_fields, 0)
 
 
 def augment(images, masks, seed=0, crop_size=None, **settings):
     augmentation = Augmentation(AugmentationParameters(**(NOTHING | settings)), crop_size)
-    return augmentation(images, masks, torch.Generator().manual_seed(seed))
+    return augmentation(images, masks, Draws(seed))
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ def degrade(images, statistics=None, seed=0, **settings):
     if statistics is None:
         statistics = torch.arange(12.0).view(1, 4, 3).repeat(len(images), 1, 1)
     augmentation = Augmentation(AugmentationParameters(**(NOTHING | settings)))
-    return augmentation.degrade(images, statistics, torch.Generator().manual_seed(seed))
+    return augmentation.degrade(images, statistics, Draws(seed))
 
 
 @pytest.fixture
@@ -139,8 +140,17 @@ def test_a_missing_sequence_is_flair_in_every_channel_with_its_statistics(raw):
         assert statistics[0, :, channel].tolist() == [1, 4, 7, 10]
 
 
-def test_the_generator_decides_everything(batch):
+def test_the_seed_decides_everything(batch):
     settings = {"rotation_degrees": 20, "gamma": 0.3, "flip": 0.5}
     first, again, other = (augment(*batch, seed=seed, **settings)[0] for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_processes_draw_for_their_slices_what_one_would_draw_for_all():
+    alone = Draws(1)
+    shared = [Draws(1, Processes(rank, 2)) for rank in (0, 1)]
+    for name, shape in (("uniform", ()), ("normal", (3, 8, 8)), ("uniform", (2,))):
+        whole = getattr(alone, name)(6, *shape)
+        for rank, draws in enumerate(shared):
+            assert torch.equal(getattr(draws, name)(3, *shape), whole[rank::2])

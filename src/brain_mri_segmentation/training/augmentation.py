@@ -7,8 +7,35 @@ from torch.nn import functional as F
 
 from brain_mri_segmentation.parameters import AugmentationParameters
 from brain_mri_segmentation.preprocessing import FLAIR
+from brain_mri_segmentation.processes import ALONE, Processes
 
 _BLUR_RADIUS = 4  # pixels
+
+
+class Draws:
+    """Random numbers of one step, on the CPU.
+
+    Each of several processes draws for the whole batch and takes those of its own slices, so that
+    all slices change as they would in one process.
+
+    Args:
+        seed: All draws follow from it.
+        processes: Who shares the slices of the batch.
+    """
+
+    def __init__(self, seed: int, processes: Processes = ALONE) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+        self._rank, self._count = processes.rank, processes.count
+
+    def uniform(self, slices: int, *shape: int) -> torch.Tensor:
+        """Draw (slices, ...) from 0..1."""
+        drawn = torch.rand(slices * self._count, *shape, generator=self._generator)
+        return drawn[self._rank :: self._count]
+
+    def normal(self, slices: int, *shape: int) -> torch.Tensor:
+        """Draw (slices, ...) from a normal distribution of mean 0 and deviation 1."""
+        drawn = torch.randn(slices * self._count, *shape, generator=self._generator)
+        return drawn[self._rank :: self._count]
 
 
 class Augmentation:
@@ -27,21 +54,21 @@ class Augmentation:
         self.crop_size = crop_size
 
     def degrade(
-        self, images: torch.Tensor, statistics: torch.Tensor, generator: torch.Generator
+        self, images: torch.Tensor, statistics: torch.Tensor, draws: Draws
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Make a batch as poor as scans can be.
 
         Args:
             images: (N, 3, S, S) uint8.
             statistics: (N, 4, 3) float32, ``IntensityStatistics.values`` of each slice's volume.
-            generator: Source of all randomness, on the CPU.
+            draws: Source of all randomness.
 
         Returns:
             Images (N, 3, S, S) float32 in 0..255, and their statistics.
         """
         count, device = len(images), images.device
         images = images.float()
-        lost = torch.rand(count, generator=generator) < self.settings.missing_sequence
+        lost = draws.uniform(count) < self.settings.missing_sequence
         if lost.any():
             lost = lost.to(device)[:, None, None]
             flair = images[:, FLAIR : FLAIR + 1].expand_as(images)
@@ -49,43 +76,43 @@ class Augmentation:
             flair = statistics[..., FLAIR : FLAIR + 1].expand_as(statistics)
             statistics = torch.where(lost, flair, statistics)
         if self.settings.blur:
-            sigma = self.settings.blur * _for_half(generator, count)
+            sigma = self.settings.blur * _for_half(draws, count)
             images = _blur(images, sigma.to(device))
         if self.settings.noise:
-            strength = self.settings.noise * _for_half(generator, count)[:, None, None, None]
-            noise = torch.randn(images.shape, generator=generator)
+            strength = self.settings.noise * _for_half(draws, count)[:, None, None, None]
+            noise = draws.normal(*images.shape)
             images = (images + (strength * noise).to(device)).clamp(0, 255)
         return images, statistics
 
     def __call__(
-        self, images: torch.Tensor, masks: torch.Tensor, generator: torch.Generator
+        self, images: torch.Tensor, masks: torch.Tensor, draws: Draws
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Change a batch.
 
         Args:
             images: (N, 3, S, S) float32, normalised.
             masks: (N, S, S) int64, 0 or 1.
-            generator: Source of all randomness, on the CPU.
+            draws: Source of all randomness.
 
         Returns:
             Images (N, 3, C, C) and masks (N, C, C) of the same types, C the crop size.
         """
-        images, masks = self._move(images, masks, generator)
-        return self._recolour(images, generator), masks
+        images, masks = self._move(images, masks, draws)
+        return self._recolour(images, draws), masks
 
     def _move(
-        self, images: torch.Tensor, masks: torch.Tensor, generator: torch.Generator
+        self, images: torch.Tensor, masks: torch.Tensor, draws: Draws
     ) -> tuple[torch.Tensor, torch.Tensor]:
         count, size = len(images), images.shape[-1]
         crop = min(self.crop_size or size, size)
         window = crop / size  # half width of the crop, where half the image is 1
 
-        angle = math.radians(self.settings.rotation_degrees) * _symmetric(generator, count)
-        zoom = (1 + self.settings.scale) ** _symmetric(generator, count)
-        flip = torch.where(torch.rand(count, generator=generator) < self.settings.flip, -1.0, 1.0)
+        angle = math.radians(self.settings.rotation_degrees) * _symmetric(draws, count)
+        zoom = (1 + self.settings.scale) ** _symmetric(draws, count)
+        flip = torch.where(draws.uniform(count) < self.settings.flip, -1.0, 1.0)
         # A crop may stand anywhere inside the image; the shift comes on top.
         reach = self.settings.shift + (1 - window)
-        shift = reach * _symmetric(generator, count, 2)
+        shift = reach * _symmetric(draws, count, 2)
 
         cos, sin = zoom * window * torch.cos(angle), zoom * window * torch.sin(angle)
         rows = [
@@ -98,9 +125,9 @@ class Augmentation:
         masks = F.grid_sample(masks[:, None].float(), grid, mode="nearest", align_corners=False)
         return images, masks[:, 0].long()
 
-    def _recolour(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def _recolour(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
         def per_channel(reach: float) -> torch.Tensor:  # (N, 3, 1, 1) in +- reach
-            drawn = reach * _symmetric(generator, *images.shape[:2])
+            drawn = reach * _symmetric(draws, *images.shape[:2])
             return drawn[..., None, None].to(images.device)
 
         images = images * (1 + per_channel(self.settings.contrast))
@@ -126,11 +153,11 @@ def _blur(images: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     return flat.view_as(images)
 
 
-def _symmetric(generator: torch.Generator, *shape: int) -> torch.Tensor:
+def _symmetric(draws: Draws, *shape: int) -> torch.Tensor:
     """Draw from -1..1."""
-    return 2 * torch.rand(*shape, generator=generator) - 1
+    return 2 * draws.uniform(*shape) - 1
 
 
-def _for_half(generator: torch.Generator, count: int) -> torch.Tensor:
+def _for_half(draws: Draws, count: int) -> torch.Tensor:
     """Draw 0 for about half of the slices, and from 0..1 for the others."""
-    return _symmetric(generator, count).clamp_min(0)
+    return _symmetric(draws, count).clamp_min(0)

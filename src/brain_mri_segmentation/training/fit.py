@@ -26,6 +26,7 @@ from brain_mri_segmentation.parameters import (
 )
 from brain_mri_segmentation.processes import Processes
 from brain_mri_segmentation.provenance import git_commit, package_versions
+from brain_mri_segmentation.training.batch_norm import ShareBatchNorm
 from brain_mri_segmentation.training.callbacks import (
     LAST,
     METRICS,
@@ -125,7 +126,12 @@ def fit_model(
     if settings.compile:
         network.compile()  # in place: weights keep their names
     module = SegmentationModule(
-        network, settings, len(data.val.patients), recipe.preprocessing.threshold, recipe.seed
+        network,
+        settings,
+        len(data.val.patients),
+        recipe.preprocessing.threshold,
+        recipe.seed,
+        processes,
     )
     report = EpochReport(settings, experiment)
     last = LastCheckpoint(workspace, report, {"identity": identity, "model_config": network.config})
@@ -196,10 +202,13 @@ def _make_trainer(
         deterministic = "warn"  # the backward pass of bilinear upsampling has no such algorithm
     # Only algorithms that read memory they never wrote need it filled, and ours do not.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if processes.count > 1 and not use_gpu(settings.accelerator):
+        plugins.append(ShareBatchNorm())
     return lightning.Trainer(
         accelerator=settings.accelerator,
-        # Buffers are averaged before validation; to send them at every step would need as many
-        # steps of validation in each process.
+        # Buffers are the same in all processes, since batch normalisation is; to send them at every
+        # step would need as many steps of validation in each process.
         strategy=DDPStrategy(forward_sync_buffers=False) if processes.count > 1 else "auto",
         devices=processes.per_machine,
         num_nodes=processes.count // processes.per_machine,
@@ -209,7 +218,7 @@ def _make_trainer(
         max_epochs=settings.epochs,
         deterministic=deterministic,
         callbacks=callbacks,
-        plugins=[AtomicCheckpointIO()],
+        plugins=plugins,
         logger=False,
         num_sanity_val_steps=0,
         enable_model_summary=False,

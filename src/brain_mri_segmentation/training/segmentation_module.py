@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from brain_mri_segmentation.metrics import confusion_counts, dice, iou, pixel_accuracy
 from brain_mri_segmentation.parameters import TrainingParameters
 from brain_mri_segmentation.preprocessing import normalise
-from brain_mri_segmentation.training.augmentation import Augmentation
+from brain_mri_segmentation.processes import ALONE, Processes
+from brain_mri_segmentation.training.augmentation import Augmentation, Draws
 from brain_mri_segmentation.training.data_module import Batch
 from brain_mri_segmentation.training.losses import DiceCrossEntropyLoss
 
@@ -24,6 +25,7 @@ class SegmentationModule(lightning.LightningModule):
         val_patients: Number of patients in validation.
         threshold: Tumour probability from which a pixel belongs to the mask.
         seed: Seed of the augmentation.
+        processes: Who shares the slices of a batch.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class SegmentationModule(lightning.LightningModule):
         val_patients: int,
         threshold: float,
         seed: int,
+        processes: Processes = ALONE,
     ) -> None:
         super().__init__()
         self.network = network
@@ -41,6 +44,7 @@ class SegmentationModule(lightning.LightningModule):
         self._augmentation = Augmentation(settings.augmentation, settings.crop_size)
         self._threshold = threshold
         self._seed = seed
+        self._processes = processes
         self._counts = np.zeros((val_patients, 4), dtype=np.int64)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
@@ -53,25 +57,24 @@ class SegmentationModule(lightning.LightningModule):
         if not self.trainer.training:
             return batch | {"image": normalise(image, statistics)}
         # One stream of random numbers a step: what a step sees depends on its number alone.
-        generator = torch.Generator().manual_seed(self._stream)
-        alone = torch.rand(len(image), 1, 1, generator=generator)
+        draws = Draws(self._seed_of_step, self._processes)
+        alone = draws.uniform(len(image), 1, 1)
         alone = (alone < self._settings.augmentation.lone_slice).to(image.device)
         statistics = torch.where(alone, batch["own_statistics"], statistics)
-        image, statistics = self._augmentation.degrade(image, statistics, generator)
+        image, statistics = self._augmentation.degrade(image, statistics, draws)
         image = normalise(image, statistics)
         if self._settings.at_half_resolution(self.current_epoch):
             image, mask = _halve(image, mask)
-        image, mask = self._augmentation(image, mask, generator)
+        image, mask = self._augmentation(image, mask, draws)
         return batch | {"image": image, "mask": mask}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Let dropout, too, depend on the number of the step alone, also in a resumed training."""
-        torch.manual_seed(self._stream)
+        torch.manual_seed(self._seed_of_step + (self.global_rank << 48))
 
     @property
-    def _stream(self) -> int:
-        """Seed of a step, another one in each process."""
-        return self._seed * 1_000_003 + self.global_step + (self.global_rank << 48)
+    def _seed_of_step(self) -> int:
+        return self._seed * 1_000_003 + self.global_step
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Return the loss of a batch."""
@@ -80,11 +83,8 @@ class SegmentationModule(lightning.LightningModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the counts of the epoch before; validate the same network in all processes."""
+        """Forget the counts of the epoch before."""
         self._counts[:] = 0
-        for buffer in self.network.buffers():  # of batch normalisation: each process has its own
-            if buffer.is_floating_point():
-                buffer.copy_(self.trainer.strategy.reduce(buffer, reduce_op="mean"))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the counts of its patients."""
