@@ -86,6 +86,7 @@ def mlflow_server(store: str, folder: Path):
                 assert server.poll() is None, (folder / "log").read_text()
                 time.sleep(0.2)
         mlflow.set_tracking_uri(address)
+        mlflow.set_experiment("registry")  # this process may remember one of another server
         yield address
     finally:
         mlflow.set_tracking_uri(before)
