@@ -6,6 +6,7 @@ docstrings. Diagrams are drawn while building, so that the site loads nothing fr
 """
 
 import hashlib
+import html
 import inspect
 import re
 from collections.abc import Iterator
@@ -110,6 +111,8 @@ def _drawn(match: re.Match[str]) -> str:
 def draw_diagram(source: str) -> str:
     """Return a mermaid diagram as SVG, with an id of its own so that several fit on a page."""
     name = hashlib.sha256(source.encode()).hexdigest()[:8]
+    # Names of datasets are longer than the width at which mermaid cuts labels off.
+    source = '%%{init: {"flowchart": {"wrappingWidth": 400}}}%%\n' + source
     svg = mermaidx.render(source).svg().replace("my-svg", f"diagram-{name}")
     # Markdown would take an empty line for the end of the block.
     return re.sub(r"\n\s*\n", "\n", svg)
@@ -255,13 +258,15 @@ def catalog_page() -> str:
         inner = inner if isinstance(inner, dict) else {"type": inner}
         place = next((v for k in ("filepath", "path") for v in [inner.get(k)] if v), "")
         place = str(place).replace(f"/{model}/", "/<model>/")
-        writers = sorted({f"`{node.name}`" for node in nodes if name in node.outputs})
-        readers = sorted({f"`{node.name}`" for node in nodes if name in node.inputs})
+        writers = sorted({f"`{_any_copy(node.name)}`" for node in nodes if name in node.outputs})
+        readers = sorted({f"`{_any_copy(node.name)}`" for node in nodes if name in node.inputs})
         layer = entry.get("metadata", {}).get("kedro-viz", {}).get("layer", "")
         kind = str(inner.get("type", entry["type"])).rpartition(".")[2]
         if inner is not entry:
             kind += f" in {str(entry['type']).rpartition('.')[2]}"
-        cells = (f"`{name}`", layer, kind, f"`{place}`" if place else "")
+        # A path may be broken at its slashes, so that all columns fit the page.
+        path = f"<code>{html.escape(place).replace('/', '/<wbr>')}</code>" if place else ""
+        cells = (f"`{name}`", layer, kind, path)
         parts.append("| " + " | ".join([*cells, ", ".join(writers), ", ".join(readers)]) + " |")
     return "\n".join(parts) + "\n"
 

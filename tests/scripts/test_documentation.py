@@ -74,10 +74,13 @@ def test_every_catalog_entry_has_a_row(documentation):
     page = documentation.catalog_page()
     assert first_cells(page) == [name for name in catalog if not name.startswith("_")]
     row = next(line for line in page.splitlines() if line.startswith("| `checkpoint` |"))
-    assert "`data/06_models/<model>/best.ckpt`" in row
+    path = "<code>data/06_models/&lt;model&gt;/best.ckpt</code>"
+    assert path in row.replace("<wbr>", "")
     row = next(line for line in page.splitlines() if line.startswith("| `patient_split` |"))
     assert row.split(" | ")[4] == "`split_patients`"
     assert "`fingerprint_data`" in row.split(" | ")[5]
+    row = next(line for line in page.splitlines() if line.startswith("| `data_fingerprint` |"))
+    assert row.count("train_model`") == 2  # of one training, and of any fold
 
 
 def test_every_node_has_a_row_and_a_box(documentation):
