@@ -176,7 +176,7 @@ def photograph_page(target: Path) -> None:
             page.set_input_files("#files", [home / f"PHANTOM_CS_0000_{n}.tif" for n in (5, 6, 7)])
             page.wait_for_function("document.getElementById('progress').hidden", timeout=60_000)
             page.keyboard.press("ArrowRight")
-            page.screenshot(path=target)
+            page.screenshot(path=target, full_page=True)
             browser.close()
     finally:
         service.terminate()
