@@ -246,8 +246,8 @@ def catalog_page() -> str:
         "# Catalog\n",
         "Generated from `conf/base/catalog.yml` and the pipelines. `<model>` is the parameter "
         "`model`. An entry of the same name in `conf/local/catalog.yml` replaces the one here.\n",
-        "| entry | layer | kind | place | written by | read by |",
-        "|---|---|---|---|---|---|",
+        "| entry | kind | place | written by | read by |",
+        "|---|---|---|---|---|",
     ]
     nodes = [node for pipeline in _pipelines().values() for node in pipeline.nodes]
     model = _config()["globals"]["model"]
@@ -260,13 +260,12 @@ def catalog_page() -> str:
         place = str(place).replace(f"/{model}/", "/<model>/")
         writers = sorted({f"`{_any_copy(node.name)}`" for node in nodes if name in node.outputs})
         readers = sorted({f"`{_any_copy(node.name)}`" for node in nodes if name in node.inputs})
-        layer = entry.get("metadata", {}).get("kedro-viz", {}).get("layer", "")
         kind = str(inner.get("type", entry["type"])).rpartition(".")[2]
         if inner is not entry:
             kind += f" in {str(entry['type']).rpartition('.')[2]}"
         # A path may be broken at its slashes, so that all columns fit the page.
         path = f"<code>{html.escape(place).replace('/', '/<wbr>')}</code>" if place else ""
-        cells = (f"`{name}`", layer, kind, path)
+        cells = (f"`{name}`", kind, path)
         parts.append("| " + " | ".join([*cells, ", ".join(writers), ", ".join(readers)]) + " |")
     return "\n".join(parts) + "\n"
 

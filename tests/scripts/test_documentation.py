@@ -77,8 +77,8 @@ def test_every_catalog_entry_has_a_row(documentation):
     path = "<code>data/06_models/&lt;model&gt;/best.ckpt</code>"
     assert path in row.replace("<wbr>", "")
     row = next(line for line in page.splitlines() if line.startswith("| `patient_split` |"))
-    assert row.split(" | ")[4] == "`split_patients`"
-    assert "`fingerprint_data`" in row.split(" | ")[5]
+    assert row.split(" | ")[3] == "`split_patients`"
+    assert "`fingerprint_data`" in row.split(" | ")[4]
     row = next(line for line in page.splitlines() if line.startswith("| `data_fingerprint` |"))
     assert row.count("train_model`") == 2  # of one training, and of any fold
 
