@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from brain_mri_segmentation.ensembling import combine, find_checkpoints
+from brain_mri_segmentation.ensembling import average_weights, combine, find_checkpoints
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.inference import Segmenter
 from brain_mri_segmentation.models import Checkpoint, create_model
@@ -72,3 +72,22 @@ def test_members_are_found_by_pattern_or_list(make_member, tmp_path, monkeypatch
 def test_training_one_is_refused():
     with pytest.raises(InputError, match="kedro run --pipeline ensemble"):
         create_model("ensemble", {"checkpoints": [], "flip": False})
+
+
+def test_weights_are_averaged_one_by_one(make_member, tmp_path):
+    first, second = make_member("unet", 1), make_member("unet", 2, temperature=3.0)
+    average_weights({"a": first, "b": second}).save(tmp_path / "mean.ckpt")
+    mean = Checkpoint.load(tmp_path / "mean.ckpt")
+    for name, value in mean.weights.items():
+        expected = (first.weights[name] + second.weights[name]) / 2
+        assert torch.allclose(value.float(), expected.float(), atol=1e-6), name
+    assert mean.preprocessing["temperature"] == 3.0
+    assert mean.metadata["averaged"] == {"a": first.digest, "b": second.digest}
+    assert mean.metadata["train_patients"] == ["T1", "T2"]
+    assert Segmenter(mean).tumour_probability(*slices()).shape == (2, 64, 64)
+
+
+def test_weights_of_different_architectures_are_not_averaged(make_member):
+    members = {"a": make_member("unet", 1), "b": make_member("segformer", 2)}
+    with pytest.raises(InputError, match="a is a unet .* and b a segformer"):
+        average_weights(members)

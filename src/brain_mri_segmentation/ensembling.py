@@ -1,8 +1,10 @@
-"""Putting trained models together to one that gives the mean of their probabilities."""
+"""Putting trained models together to one: the mean of their probabilities, or of their weights."""
 
 from collections.abc import Sequence
 from glob import glob
 from pathlib import Path
+
+import torch
 
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.models import Checkpoint
@@ -81,6 +83,50 @@ def combine(checkpoints: dict[str, Checkpoint], flip: bool) -> Checkpoint:
         },
         metadata={
             "members": {name: member.digest for name, member in checkpoints.items()},
+            "train_patients": sorted(trained),
+            "val_patients": sorted(selected - trained),
+        },
+    )
+
+
+def average_weights(checkpoints: dict[str, Checkpoint]) -> Checkpoint:
+    """Make one network of several whose training went on from one another.
+
+    The mean of the weights before and after a further training keeps what each is good at
+    (Wortsman et al., Robust fine-tuning of zero-shot models, 2022), at the cost of one network.
+    Of networks that were trained apart it is worth nothing.
+
+    Args:
+        checkpoints: The networks by name. The last says how slices are prepared.
+
+    Raises:
+        InputError: They are of different architectures.
+    """
+    (first_name, first), *others = checkpoints.items()
+    for name, other in others:
+        if (other.model_name, other.model_config) != (first.model_name, first.model_config):
+            raise InputError(
+                f"{first_name} is a {first.model_name} {first.model_config} and {name} a "
+                f"{other.model_name} {other.model_config}. Only weights of one architecture can "
+                "be averaged; kedro run --pipeline ensemble averages probabilities."
+            )
+    networks = list(checkpoints.values())
+    last = networks[-1]
+    trained = {p for network in networks for p in network.metadata.get("train_patients", [])}
+    selected = {p for network in networks for p in network.metadata.get("val_patients", [])}
+    return Checkpoint(
+        model_name=last.model_name,
+        model_config=last.model_config,
+        preprocessing=last.preprocessing,
+        weights={
+            name: torch.stack([network.weights[name].double() for network in networks])
+            .mean(dim=0)
+            .to(value.dtype)
+            for name, value in last.weights.items()
+        },
+        metadata={
+            "averaged": {name: network.digest for name, network in checkpoints.items()},
+            "fingerprint": last.metadata.get("fingerprint", {}),
             "train_patients": sorted(trained),
             "val_patients": sorted(selected - trained),
         },
