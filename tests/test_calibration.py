@@ -12,7 +12,8 @@ from brain_mri_segmentation.calibration import (
     measure,
     reliability,
 )
-from brain_mri_segmentation.inference import Segmenter
+from brain_mri_segmentation.inference import Segmenter, segment_patients
+from brain_mri_segmentation.metrics import confusion_counts, dice
 from brain_mri_segmentation.models import Checkpoint, create_model
 
 LOGITS = calibration._LOGITS
@@ -166,6 +167,11 @@ def test_calibration_stores_what_it_found_and_leaves_the_masks(checkpoint, synth
         measure(Segmenter(model), data.images, data.masks, 4) for model in (checkpoint, calibrated)
     )
     assert np.array_equal(before.dice, after.dice, equal_nan=True)
+    found = {"P0": np.zeros(4), "P1": np.zeros(4)}
+    for name, result in segment_patients(Segmenter(calibrated), data.images):
+        found[name[:2]] += confusion_counts(result.mask, data.masks[name]())
+    expected = np.mean([dice(counts) for counts in found.values()])
+    assert calibrated.metadata["val_dice"] == pytest.approx(expected)
     # Calibrated a second time, it gives the same, not the same twice over.
     again, _ = calibration.calibrate(calibrated, data.images, data.masks)
     assert again.preprocessing == calibrated.preprocessing

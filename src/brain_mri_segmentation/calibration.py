@@ -74,7 +74,8 @@ def calibrate(
         device: Where the model runs, such as ``cpu`` or ``cuda``.
 
     Returns:
-        The model with both values stored, and a report: ``temperature``; ``reliability``, tables
+        The model with both values stored, as its own mean Dice over these patients is
+        (``val_dice`` of the metadata); and a report: ``temperature``; ``reliability``, tables
         as of ``reliability``, and ``expected_calibration_error``, each ``before`` and ``after``;
         of ``review`` the threshold, precision, recall and share of flagged slices; and under
         ``postprocessing`` the scores of each threshold and smallest region that was tried. These
@@ -90,17 +91,21 @@ def calibrate(
         "before": reliability(measured.near_tumour, 1),
         "after": reliability(measured.near_tumour, temperature),
     }
+    choices = _compare_choices(measured.choices)
+    own = (segmenter.preprocessing.threshold, segmenter.preprocessing.smallest_region)
+    val_dice = next(c["dice"] for c in choices if (c["threshold"], c["smallest_region"]) == own)
     report = {
         "temperature": temperature,
         "expected_calibration_error": {
             when: expected_calibration_error(table) for when, table in tables.items()
         },
         "review": review,
-        "postprocessing": _compare_choices(measured.choices),
+        "postprocessing": choices,
         "reliability": {when: table.to_dict("list") for when, table in tables.items()},
     }
     fitted = {"temperature": temperature, "review_uncertainty": review["threshold"]}
-    return dataclasses.replace(raw, preprocessing=rules | fitted), report
+    metadata = raw.metadata | {"val_dice": val_dice}
+    return dataclasses.replace(raw, preprocessing=rules | fitted, metadata=metadata), report
 
 
 def measure(

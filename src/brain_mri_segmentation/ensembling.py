@@ -8,6 +8,7 @@ import torch
 
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.models import Checkpoint
+from brain_mri_segmentation.provenance import git_commit
 
 # Of each member by itself; all else of the preprocessing must be the same.
 _OWN = {"temperature", "review_uncertainty", "flip"}
@@ -125,6 +126,7 @@ def average_weights(checkpoints: dict[str, Checkpoint]) -> Checkpoint:
             for name, value in last.weights.items()
         },
         metadata={
+            "code": git_commit(),
             "averaged": {name: network.digest for name, network in checkpoints.items()},
             "fingerprint": last.metadata.get("fingerprint", {}),
             "train_patients": sorted(trained),

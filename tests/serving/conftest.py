@@ -25,7 +25,7 @@ def segmenter(parameters):
     torch.manual_seed(0)
     model = create_model("unet", {"channels": [4, 8]})
     preprocessing = parameters.preprocessing.model_dump() | {"image_size": 64, "threshold": 0.65}
-    metadata = {"scores": {"val/dice": 0.25}, "code": "0123456789abcdef"}
+    metadata = {"val_dice": 0.25, "code": "0123456789abcdef"}
     return Segmenter(Checkpoint("unet", model.config, preprocessing, model.state_dict(), metadata))
 
 

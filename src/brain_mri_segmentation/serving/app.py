@@ -74,12 +74,11 @@ class Service:
     def describe(self) -> dict[str, object]:
         """Return the model's card: name, version, image size, validation Dice."""
         checkpoint = self.model.checkpoint
-        scores = checkpoint.metadata.get("scores", {})
         return {
             "model_name": checkpoint.model_name,
             "model_version": self.version,
             "image_size": self.model.preprocessing.image_size,
-            "val_dice": scores.get("val/dice"),
+            "val_dice": checkpoint.metadata.get("val_dice"),
         }
 
     @property
