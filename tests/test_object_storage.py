@@ -59,6 +59,8 @@ def project(storage, bucket, tmp_path_factory):
             "serving_model": "s3://lgg/data/06_models/unet/best.ckpt",
         },
         "credentials": {"storage": storage},
+        # MLflow keeps one store for an address; a relative one may be that of another test.
+        "mlflow": {"server": {"mlflow_tracking_uri": f"sqlite:///{project.folder}/mlflow.db"}},
         # Processes that read slices are forked, which connections to a server do not survive.
         "parameters": SMALL | {"training": SMALL["training"] | {"workers": 1}},
     }
