@@ -56,8 +56,6 @@ def combine(checkpoints: dict[str, Checkpoint], flip: bool) -> Checkpoint:
                     f"{name}; members of an ensemble must prepare slices alike."
                 )
     members = list(checkpoints.values())
-    trained = {p for member in members for p in member.metadata.get("train_patients", [])}
-    selected = {p for member in members for p in member.metadata.get("val_patients", [])}
     reviews = [float(str(m.preprocessing["review_uncertainty"])) for m in members]
     return Checkpoint(
         model_name="ensemble",
@@ -84,9 +82,8 @@ def combine(checkpoints: dict[str, Checkpoint], flip: bool) -> Checkpoint:
         },
         metadata={
             "members": {name: member.digest for name, member in checkpoints.items()},
-            "train_patients": sorted(trained),
-            "val_patients": sorted(selected - trained),
-        },
+        }
+        | _seen_patients(members),
     )
 
 
@@ -113,8 +110,6 @@ def average_weights(checkpoints: dict[str, Checkpoint]) -> Checkpoint:
             )
     networks = list(checkpoints.values())
     last = networks[-1]
-    trained = {p for network in networks for p in network.metadata.get("train_patients", [])}
-    selected = {p for network in networks for p in network.metadata.get("val_patients", [])}
     return Checkpoint(
         model_name=last.model_name,
         model_config=last.model_config,
@@ -129,7 +124,13 @@ def average_weights(checkpoints: dict[str, Checkpoint]) -> Checkpoint:
             "code": git_commit(),
             "averaged": {name: network.digest for name, network in checkpoints.items()},
             "fingerprint": last.metadata.get("fingerprint", {}),
-            "train_patients": sorted(trained),
-            "val_patients": sorted(selected - trained),
-        },
+        }
+        | _seen_patients(networks),
     )
+
+
+def _seen_patients(checkpoints: Sequence[Checkpoint]) -> dict[str, list[str]]:
+    """Return the patients that trained any of them, and those that only selected."""
+    trained = {p for c in checkpoints for p in c.metadata.get("train_patients", [])}
+    selected = {p for c in checkpoints for p in c.metadata.get("val_patients", [])}
+    return {"train_patients": sorted(trained), "val_patients": sorted(selected - trained)}
