@@ -3,11 +3,14 @@ import sys
 
 import pytest
 
-# Page faults of twenty blocks of 64 MiB, each filled and given back.
+# Page faults of twenty blocks of 64 MiB, each filled and given back. Huge pages would hide them
+# where the kernel has some to spare; 41 is PR_SET_THP_DISABLE of linux/prctl.h.
 PROGRAM = """
+import ctypes
 import resource
 import numpy as np
 from brain_mri_segmentation.memory import keep_freed_memory
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)
 {setting}
 for _ in range(20):
     np.ones(64 * 2**20, np.uint8)
