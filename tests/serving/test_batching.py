@@ -28,8 +28,8 @@ def picture(value):
     return np.array([value])
 
 
-async def started(model, max_batch=4, max_waiting=8):
-    batcher = Batcher(model, max_batch, max_waiting)
+async def started(model, max_batch=4, max_waiting=8, max_waiting_bytes=2**20):
+    batcher = Batcher(model, max_batch, max_waiting, max_waiting_bytes)
     batcher.start()
     await asyncio.sleep(0)
     return batcher
@@ -131,3 +131,23 @@ def test_stopping_finishes_what_waits():
         return await asyncio.gather(*tasks)
 
     assert asyncio.run(run()) == [0, 1, 2, 3, 4]
+
+
+def test_volumes_that_would_not_fit_into_memory_together_are_refused():
+    async def run():
+        model = Model()
+        model.go.clear()
+        batcher = await started(model, max_waiting_bytes=3000)
+        volume = [np.zeros(1000, np.uint8)] * 2
+        first = asyncio.create_task(batcher.run(volume, model))
+        await asyncio.sleep(0.05)
+        with pytest.raises(QueueFull):  # 2000 bytes are in the model
+            await batcher.run(volume, model)
+        small = asyncio.create_task(batcher.run(volume[:1], model))
+        await asyncio.sleep(0)
+        model.go.set()
+        assert await asyncio.gather(first, small) == [[0, 0], [0]]
+        assert await batcher.run(volume * 2, model) == [0] * 4  # more than the limit, but alone
+        await batcher.stop()
+
+    asyncio.run(run())

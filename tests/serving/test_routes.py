@@ -1,8 +1,11 @@
+import asyncio
 import io
 import struct
+import threading
 import tracemalloc
 import zipfile
 
+import httpx
 import numpy as np
 import pytest
 import tifffile
@@ -10,9 +13,10 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from brain_mri_segmentation import figures
-from brain_mri_segmentation.inference import segment, segment_volume
+from brain_mri_segmentation.inference import segment, segment_batch, segment_volume
 from brain_mri_segmentation.serving import pictures
 from brain_mri_segmentation.serving.app import Service, create_app
+from brain_mri_segmentation.serving.batching import Batcher
 
 
 def encode(pixels, kind="PNG"):
@@ -284,3 +288,45 @@ def test_run_lengths_of_masks_worked_out_by_hand():
     assert pictures.run_lengths(mask) == [2, 2, 2]
     assert pictures.run_lengths(255 - mask) == [0, 2, 2, 2]
     assert pictures.run_lengths(mask * 0) == [6]
+
+
+def test_nothing_is_computed_for_a_client_that_has_gone(settings, segmenter, image):
+    service, batches, go = Service(settings, segmenter), [], threading.Event()
+
+    def model(images):
+        go.wait(5)
+        batches.append(len(images))
+        return segment_batch(segmenter, images)
+
+    service.batcher = Batcher(model, 8, 8, 2**20)
+    app = create_app(service)
+    request = httpx.Request("POST", "http://test/segment", files={"file": encode(image)})
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/segment",
+        "query_string": b"",
+        "headers": [(name.lower(), value) for name, value in request.headers.raw],
+    }
+    messages = [{"type": "http.request", "body": request.read()}]
+
+    async def receive():
+        return messages.pop(0) if messages else {"type": "http.disconnect"}
+
+    answers = []
+
+    async def send(message):
+        answers.append(message)
+
+    async def run():
+        async with app.router.lifespan_context(app):
+            first = asyncio.create_task(service.batcher.segment(image))
+            await asyncio.sleep(0.05)  # it is in the model now
+            await asyncio.wait_for(app(scope, receive, send), 5)
+            assert not first.done()
+            go.set()
+            await first
+
+    asyncio.run(run())
+    assert answers[0]["status"] == 408
+    assert batches == [1]

@@ -1,5 +1,6 @@
 """The application: what it holds while it runs, and how it starts and stops."""
 
+import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator
@@ -47,10 +48,13 @@ class Service:
         self.source, self._missing = source, missing
         self.metrics = Metrics()
         self.stopping = False
+        # A volume takes up to 200 MB while it is read, before the queue can refuse it.
+        self.reading_volume = asyncio.Semaphore(2)
         self.batcher = Batcher(
             lambda images: segment_batch(self.model, images, settings.max_batch),
             settings.max_batch,
             settings.max_waiting,
+            settings.max_waiting_bytes,
             self.metrics.count_batch,
         )
 

@@ -14,7 +14,7 @@ Segment = Callable[[Sequence[np.ndarray]], list[Segmentation]]
 
 
 class QueueFull(Exception):  # noqa: N818 - an event, not a fault
-    """More requests wait than the queue may hold.
+    """More wait than the queue may hold.
 
     Args:
         retry_after: Seconds after which there should be room.
@@ -31,6 +31,11 @@ class _Job:
     segment: Segment
     done: asyncio.Future[list[Segmentation]]
 
+    @property
+    def bytes(self) -> int:
+        """Memory that the slices take."""
+        return sum(image.nbytes for image in self.images)
+
 
 class Batcher:
     """Runs the model in one thread, off the event loop.
@@ -41,6 +46,8 @@ class Batcher:
         segment_batch: Segments independent slices together.
         max_batch: Slices in one forward pass.
         max_waiting: Jobs that may wait; one more is refused.
+        max_waiting_bytes: Memory of the slices that wait or are in the model; a job that does not
+            fit beside the others is refused. One alone always fits.
         on_batch: Called after each job or batch with its slices and its seconds.
     """
 
@@ -49,12 +56,14 @@ class Batcher:
         segment_batch: Segment,
         max_batch: int,
         max_waiting: int,
+        max_waiting_bytes: int,
         on_batch: Callable[[int, float], None] = lambda *_: None,
     ) -> None:
         self._segment_batch = segment_batch
         self._max_batch = max_batch
         self._on_batch = on_batch
         self._waiting: asyncio.Queue[_Job] = asyncio.Queue(max_waiting)
+        self._bytes, self._max_bytes = 0, max_waiting_bytes
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._seconds = 1.0  # of the last batch
         self._task: asyncio.Task[None] | None = None
@@ -88,11 +97,12 @@ class Batcher:
 
     async def _submit(self, images: Sequence[np.ndarray], segment: Segment) -> list[Segmentation]:
         job = _Job(images, segment, asyncio.get_running_loop().create_future())
-        try:
-            self._waiting.put_nowait(job)
-        except asyncio.QueueFull:
+        room = not self._bytes or self._bytes + job.bytes <= self._max_bytes
+        if self._waiting.full() or not room:
             batches = 1 + self._waiting.qsize() // self._max_batch
-            raise QueueFull(max(1, round(batches * self._seconds))) from None
+            raise QueueFull(max(1, round(batches * self._seconds)))
+        self._bytes += job.bytes
+        self._waiting.put_nowait(job)
         return await job.done
 
     async def _work(self) -> None:
@@ -130,5 +140,6 @@ class Batcher:
         finally:
             self._seconds = time.perf_counter() - started
             self._on_batch(len(images), self._seconds)
-            for _ in jobs:
+            for job in jobs:
+                self._bytes -= job.bytes
                 self._waiting.task_done()

@@ -1,5 +1,6 @@
 """What the service answers."""
 
+import asyncio
 import base64
 import io
 import re
@@ -41,6 +42,7 @@ Result = TypeVar("Result")
 DISCLAIMER = "Research use only, not a medical device."
 
 _ZIP_ENTRY = b"PK\x01\x02"  # begins a file's line in the list at the end of a zip
+_SECONDS_BETWEEN_LOOKS = 0.5  # whether a client is still there
 _MOST_ENTRIES = 16 * MOST_SLICES  # folders and hidden files among them
 
 
@@ -69,7 +71,7 @@ async def segment_slice(
     if len((await request.form()).getlist("file")) > 1:
         raise Problem(422, "There are several files, and one slice is expected.")
     image = await run_in_threadpool(read_slice, await file.read())
-    result = await _wait_for(service.batcher.segment(image))
+    result = await _wait_for(service.batcher.segment(image), request)
     headers = service.headers(result.tumour_fraction)
     draw = pictures.DRAW[output or "mask"]
     if not _wants_json(request):
@@ -100,14 +102,14 @@ async def segment_stack(
     """Segment a volume."""
     service = request.app.state.service
     service.require_model()
-    uploads = [await file.read() for file in files]
-    slices = await run_in_threadpool(_read_volume, uploads)
+    async with service.reading_volume:
+        slices = await run_in_threadpool(_read_volume, [await file.read() for file in files])
     segmenter = service.segmenter
 
     def segment(images: list[np.ndarray]) -> list[Segmentation]:
         return segment_volume(segmenter, images, service.settings.max_batch)
 
-    results = await _wait_for(service.batcher.run(slices, segment))
+    results = await _wait_for(service.batcher.run(slices, segment), request)
     pixels = sum(result.mask.size for result in results)
     tumour = sum(result.tumour_pixels for result in results)
     headers = service.headers(tumour / pixels)
@@ -154,9 +156,15 @@ def _wants_json(request: Request) -> bool:
     return "application/json" in request.headers.get("accept", "")
 
 
-async def _wait_for(work: Awaitable[Result]) -> Result:
+async def _wait_for(work: Awaitable[Result], request: Request) -> Result:
+    """Wait for the model as long as the client does: nothing is computed for one that has gone."""
+    task = asyncio.ensure_future(work)
     try:
-        return await work
+        while not (await asyncio.wait([task], timeout=_SECONDS_BETWEEN_LOOKS))[0]:
+            if await request.is_disconnected():
+                task.cancel()
+                raise Problem(408, "The client has gone.")  # for log and metrics alone
+        return task.result()
     except QueueFull as full:
         raise Problem(
             429,
