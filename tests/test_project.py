@@ -136,6 +136,7 @@ def test_every_epoch_stands_in_the_run_that_kedro_mlflow_opened(runs):
 def test_parameters_are_flat_keys_with_fingerprints_and_commit(runs):
     parameters = runs[1]["__default__"].data.params
     assert parameters["training.epochs"] == "2"
+    assert parameters["training.lr"] == "0.001"  # what suits a U-Net, where none is given
     assert parameters["training.augmentation.flip"] == "0.5"
     assert parameters["model"] == "unet"
     assert len(parameters["fingerprint.split"]) == len(parameters["fingerprint.data"]) == 16
@@ -257,7 +258,7 @@ def test_any_folder_is_segmented_and_a_broken_file_is_listed_at_the_end(project,
 
 def test_inference_without_a_folder_says_how_to_name_one(project):
     model = str(project.data("06_models/unet/best.ckpt"))
-    assert "--params input=FOLDER" in project.refusal("inference", serving_model=model)
+    assert "--params input=PATH" in project.refusal("inference", serving_model=model)
 
 
 def test_a_finished_model_is_scored_on_another_cohort(project, tmp_path):

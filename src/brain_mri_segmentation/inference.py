@@ -100,9 +100,13 @@ class Segmenter:
         return scaled.softmax(dim=1)[:, 1].cpu().numpy()
 
 
-def best_device() -> str:
-    """Return ``cuda`` where there is a GPU, else ``cpu``."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def best_device(accelerator: str = "auto") -> str:
+    """Return ``cuda`` where there is a GPU, else ``cpu``.
+
+    Args:
+        accelerator: ``cpu`` leaves a GPU alone.
+    """
+    return "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def load_model(path: str | Path, device: str = "cpu") -> Segmenter:

@@ -130,8 +130,9 @@ class TrainingParameters(Parameters):
     """Most passes; early stopping may end it before."""
     batch_size: int = Field(ge=1)
     """Slices in one optimiser step, those of all processes together."""
-    lr: float = Field(gt=0, le=1)
-    """Highest learning rate of the one-cycle schedule."""
+    lr: float | None = Field(gt=0, le=1)
+    """Highest learning rate of the one-cycle schedule; ``null`` takes the one that suits the
+    architecture (0.00006 for a SegFormer, 0.001 for a U-Net)."""
     weight_decay: float = Field(ge=0, le=1)
     """AdamW's decoupled weight decay."""
     warmup_share: float = Field(gt=0, lt=1)
@@ -291,6 +292,9 @@ class ServingParameters(Parameters):
     """Slices in one forward pass."""
     max_waiting: int = Field(ge=1, le=10_000)
     """Requests that may wait for the model; one more is told to come back later."""
+    max_waiting_bytes: int = Field(ge=2**20)
+    """Memory of the slices that wait for the model; a volume that does not fit beside them is told
+    to come back later."""
 
 
 class ProjectParameters(Parameters):
@@ -309,7 +313,7 @@ class ProjectParameters(Parameters):
     split_manifest: str | None = None
     """CSV with the columns patient and split, which replaces the seeded split."""
     input: str | None = None
-    """Folder of slices for the inference pipeline."""
+    """Folder of slices, or one slice, for the inference pipeline."""
     serving_model: str | None = None
     """Checkpoint or exported folder that is served, that segments folders and that ``--env score``
     scores, when it is not the shipped one."""

@@ -36,6 +36,12 @@ def test_a_file_that_cannot_be_opened_or_read_is_an_error_of_its_own(folder):
         found["single"]()
 
 
+def test_a_single_picture_stands_for_itself(folder):
+    found = ImageFolderDataset(str(folder / "patient/patient_1.tif")).load()
+    assert list(found) == ["patient_1"]
+    assert np.array_equal(found["patient_1"](), RGB)
+
+
 def test_files_that_differ_by_their_ending_alone_are_both_read(folder):
     Image.fromarray(255 - RGB).save(folder / "single.tif")
     found = ImageFolderDataset(str(folder)).load()
@@ -46,12 +52,14 @@ def test_files_that_differ_by_their_ending_alone_are_both_read(folder):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nowhere", "does not exist. .*--params input=FOLDER"),
+        ("nowhere", "does not exist. .*--params input=PATH"),
         (".", "holds no TIFF, PNG or JPEG"),
+        ("notes.txt", "holds no TIFF, PNG or JPEG"),
         (None, "Name a folder of slices"),
     ],
 )
 def test_a_folder_that_is_missing_empty_or_not_named_is_refused(tmp_path, name, message):
+    (tmp_path / "notes.txt").write_text("no slice")
     dataset = ImageFolderDataset(name and str(tmp_path / name))
     with pytest.raises(DatasetError, match=message):
         dataset.load()

@@ -72,6 +72,32 @@ def test_the_returned_weights_are_those_that_were_validated(parameters, partitio
     assert checkpoint.metadata["scores"]["val/dice"] == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize(("model", "expected"), [("unet", 0.001), ("segformer", 0.00006)])
+def test_without_a_learning_rate_it_is_the_one_that_suits_the_architecture(
+    parameters, partitions, tmp_path, tiny_segformer, model, expected
+):
+    options = {"unet": {"channels": [4, 8]}, "segformer": {"pretrained": str(tiny_segformer)}}
+    plain = recipe(parameters, lr=None, epochs=1, warmup_share=0.5)
+    chosen = dataclasses.replace(plain, model_name=model, model_options=options[model])
+    used = []
+    spy = LambdaCallback(
+        on_train_batch_end=lambda trainer, *_: used.append(
+            trainer.optimizers[0].param_groups[0]["lr"]
+        )
+    )
+    checkpoint, _ = fit_model(chosen, *partitions, tmp_path / model, callbacks=[spy])
+    assert max(used) == pytest.approx(expected, rel=0.1)
+    assert checkpoint.metadata["training"]["lr"] == expected
+
+
+def test_a_training_that_diverges_says_so_at_once(parameters, partitions, tmp_path):
+    spoil = LambdaCallback(
+        on_train_batch_start=lambda _, module, *__: module.network.head.weight.data.fill_(np.nan)
+    )
+    with pytest.raises(InputError, match="The loss became nan in epoch 1: .*training.lr"):
+        fit_model(recipe(parameters), *partitions, tmp_path, callbacks=[spoil])
+
+
 def test_a_seed_repeats_a_run_bit_for_bit(parameters, partitions, tmp_path):
     first, again = (fit_model(recipe(parameters), *partitions, tmp_path / n)[0] for n in ("a", "b"))
     for name, value in first.weights.items():

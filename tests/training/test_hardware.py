@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.inference import best_device
 from brain_mri_segmentation.training import hardware
 
 
@@ -45,3 +46,9 @@ def test_tensor_cores_multiply_in_tf32_while_a_gpu_trains_and_a_cpu_stays_exact(
     with hardware.fast_products("gpu"):
         assert torch.get_float32_matmul_precision() == "high"
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.parametrize(("accelerator", "device"), [("auto", "cuda"), ("cpu", "cpu")])
+def test_a_model_leaves_a_gpu_alone_when_training_does(monkeypatch, accelerator, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert best_device(accelerator) == device

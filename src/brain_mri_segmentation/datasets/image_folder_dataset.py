@@ -1,4 +1,4 @@
-"""Any folder of pictures: slices of patients in folders, or flat."""
+"""Any folder of pictures, slices of patients in folders or flat; or a single picture."""
 
 from functools import partial
 from typing import Any, NoReturn
@@ -20,8 +20,9 @@ class ImageFolderDataset(AbstractDataset[NoReturn, dict[str, SliceReader]]):
     """Reads lazily; files that end in ``_mask`` are left out.
 
     Args:
-        path: The folder, on any file system that fsspec knows; None is an error when loading.
-        parameter: Parameter that names the folder, for that error.
+        path: The folder or the one picture, on any file system that fsspec knows; None is an error
+            when loading.
+        parameter: Parameter that names it, for that error.
         credentials: Passed to the file system.
         metadata: Not used by Kedro; for Kedro-Viz.
     """
@@ -37,28 +38,30 @@ class ImageFolderDataset(AbstractDataset[NoReturn, dict[str, SliceReader]]):
         self.metadata = metadata
 
     def load(self) -> dict[str, SliceReader]:
-        """Return a reader of (H, W, 3) uint8 by path without ending.
+        """Return a reader of (H, W, 3) uint8 by path inside the folder, without ending.
 
         Raises:
             InputError: No folder is named, or it holds no picture.
         """
         if self._path is None:
-            raise InputError(f"Name a folder of slices: --params {self._parameter}=FOLDER")
+            raise InputError(
+                f"Name a folder of slices, or one slice: --params {self._parameter}=PATH"
+            )
         protocol, root = get_protocol_and_path(self._path)
         filesystem = fsspec.filesystem(protocol, **self._credentials)
         files: dict[str, SliceReader] = {}
-        for path in sorted(filesystem.find(root)):
-            name, _, ending = path[len(root) :].lstrip("/").rpartition(".")
+        paths = sorted(filesystem.find(root))
+        folder = root.rpartition("/")[0] if paths == [root] else root  # a picture finds itself
+        for path in paths:
+            name, _, ending = path[len(folder) :].lstrip("/").rpartition(".")
             if f".{ending.lower()}" in _ENDINGS and not name.endswith("_mask"):
                 # Beside scan.tif, a scan.png keeps its ending, so that neither is lost.
                 files[f"{name}.{ending}" if name in files else name] = partial(
                     _read, filesystem, path
                 )
         if not files:
-            state = "holds no TIFF, PNG or JPEG" if filesystem.isdir(root) else "does not exist"
-            raise InputError(
-                f"The folder {root} {state}. Name another: --params {self._parameter}=FOLDER"
-            )
+            state = "holds no TIFF, PNG or JPEG" if filesystem.exists(root) else "does not exist"
+            raise InputError(f"{root} {state}. Name another: --params {self._parameter}=PATH")
         return files
 
     def save(self, data: NoReturn) -> None:

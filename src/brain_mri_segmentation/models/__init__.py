@@ -7,6 +7,7 @@ from brain_mri_segmentation.models.registry import (
     check_model_name,
     check_model_options,
     create_model,
+    learning_rate_of,
     rebuild_model,
 )
 
@@ -18,6 +19,7 @@ __all__ = [
     "check_model_name",
     "check_model_options",
     "create_model",
+    "learning_rate_of",
     "rebuild_model",
     "write_atomically",
 ]

@@ -39,6 +39,7 @@ class Ensemble(nn.Module, HubModel):
     """
 
     Options = EnsembleOptions
+    LEARNING_RATE = 0.001  # of its members; it is not trained itself
 
     def __init__(self, members: list[Member]) -> None:
         from brain_mri_segmentation.models.registry import MODELS  # which knows this class

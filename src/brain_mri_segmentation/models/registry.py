@@ -22,6 +22,9 @@ class SegmentationModel(Protocol):
     LIBRARY: ClassVar[str]
     """Library that loads an exported folder, as the hub calls it."""
 
+    LEARNING_RATE: ClassVar[float]
+    """Peak of the schedule that suits it, where ``training.lr`` names none."""
+
     config: dict[str, object]
     """Plain values with which the class itself builds the same network again."""
 
@@ -80,6 +83,16 @@ def check_model_options(options: dict[str, dict[str, object]]) -> dict[str, dict
             allowed = ", ".join(MODELS[name].Options.model_fields)
             raise ValueError(f"{where}: {problem['msg']}. Allowed here: {allowed}") from None
     return options
+
+
+def learning_rate_of(name: str) -> float:
+    """Return the learning rate that suits an architecture.
+
+    Raises:
+        ValueError: There is no such architecture.
+    """
+    rate: float = MODELS[check_model_name(name)].LEARNING_RATE
+    return rate
 
 
 def create_model(name: str, options: dict[str, object]) -> torch.nn.Module:

@@ -43,6 +43,7 @@ class SegFormer(nn.Module):
 
     Options = SegFormerOptions
     LIBRARY = "transformers"
+    LEARNING_RATE = 0.00006  # Xie et al. 2021; pretrained weights are lost at a higher one
 
     def __init__(self, config: dict[str, object] | None = None) -> None:
         super().__init__()

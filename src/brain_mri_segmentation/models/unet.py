@@ -29,6 +29,7 @@ class UNet(nn.Module, HubModel):
     """
 
     Options = UNetOptions
+    LEARNING_RATE = 0.001
 
     def __init__(self, channels: list[int], in_channels: int = 3, classes: int = 2) -> None:
         super().__init__()

@@ -44,6 +44,7 @@ class UNetLarge(nn.Module, HubModel):
     """
 
     Options = UNetLargeOptions
+    LEARNING_RATE = 0.001
 
     def __init__(
         self,

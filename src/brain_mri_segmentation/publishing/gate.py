@@ -154,8 +154,8 @@ def approve(
     low, high = comparison["interval"]
     found = (
         f"on {comparison['patients']} patients of '{comparison['split']}' its mean Dice is "
-        f"{comparison['difference']:+.3f} against {baseline}'s, {comparison['confidence']:.0%} "
-        f"interval {low:+.3f} to {high:+.3f}"
+        f"{comparison['difference']:+.3f} against {baseline}'s, "
+        f"{100 * comparison['confidence']:g} % interval {low:+.3f} to {high:+.3f}"
     )
     if low > gate.minimum_difference:
         return Approval("passed", f"{main} beats {baseline}: {found}.")

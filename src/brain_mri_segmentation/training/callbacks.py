@@ -1,6 +1,7 @@
 """What happens between epochs: the report on each, and the file that a training goes on from."""
 
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.models import write_atomically
 from brain_mri_segmentation.parameters import TrainingParameters
 
@@ -69,11 +71,21 @@ class EpochReport(Callback):
     def on_train_epoch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Report the epoch that has just been trained and validated."""
+        """Report the epoch that has just been trained and validated.
+
+        Raises:
+            InputError: The loss is no number any more, and would not become one again.
+        """
         scores = {name: float(trainer.callback_metrics[name]) for name in METRICS}
         scores["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         scores["seconds"] = round(time.monotonic() - self._started, 1)
         epoch = trainer.current_epoch + 1
+        if not math.isfinite(scores["train/loss"]):
+            raise InputError(
+                f"The loss became {scores['train/loss']} in epoch {epoch}: training has diverged. "
+                "Train again at a lower learning rate (--params training.lr=...), or without "
+                "16-bit numbers (training.precision=32)."
+            )
         self._rows.append({"epoch": epoch} | scores)
         self._send(self._rows[-1])
         logger.info(

@@ -18,7 +18,12 @@ from torch import nn
 from brain_mri_segmentation.cohort import SliceReader, fingerprint
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.memory import keep_freed_memory
-from brain_mri_segmentation.models import Checkpoint, create_model, rebuild_model
+from brain_mri_segmentation.models import (
+    Checkpoint,
+    create_model,
+    learning_rate_of,
+    rebuild_model,
+)
 from brain_mri_segmentation.parameters import (
     PreprocessingParameters,
     TrainingParameters,
@@ -75,6 +80,11 @@ class Recipe:
     metadata: dict[str, object] = field(default_factory=dict)
     """Stored with the checkpoint, such as fingerprints of the data."""
 
+    @property
+    def learning_rate(self) -> float:
+        """The one that is given, or else the architecture's own."""
+        return self.training.lr or learning_rate_of(self.model_name)
+
 
 def fit_model(
     recipe: Recipe,
@@ -101,7 +111,7 @@ def fit_model(
         InputError: A partition holds no tumour, pretrained weights cannot be had, there is no
             GPU, the network cannot be compiled, several processes were started without
             ``strategy: ddp`` or the other way round, the workspace cannot be written, there is no
-            such training to go on with, or it was told to stop (SIGTERM, Ctrl-C).
+            such training to go on with, it diverged, or it was told to stop (SIGTERM, Ctrl-C).
     """
     settings = recipe.training
     check_accelerator(settings.accelerator)
@@ -129,6 +139,7 @@ def fit_model(
         network,
         settings,
         len(data.val.patients),
+        recipe.learning_rate,
         recipe.preprocessing.threshold,
         recipe.seed,
         processes,
@@ -232,7 +243,7 @@ def _identify(recipe: Recipe, train: Partition, val: Partition) -> dict[str, obj
         "model": recipe.model_name,
         "models": {recipe.model_name: recipe.model_options},
         "preprocessing": recipe.preprocessing.model_dump(),
-        "training": recipe.training.model_dump(exclude=HARMLESS),
+        "training": recipe.training.model_dump(exclude=HARMLESS) | {"lr": recipe.learning_rate},
         "seed": recipe.seed,
         "train_slices": fingerprint(sorted(train.images)),
         "val_slices": fingerprint(sorted(val.images)),
@@ -275,7 +286,7 @@ def _make_checkpoint(
             "epoch": best["epoch"],
             "scores": {name: best[name] for name in METRICS},
             "model_options": recipe.model_options,
-            "training": recipe.training.model_dump(),
+            "training": recipe.training.model_dump() | {"lr": recipe.learning_rate},
             "seed": recipe.seed,
             "code": git_commit(),
             "versions": package_versions(),

@@ -23,6 +23,7 @@ class SegmentationModule(lightning.LightningModule):
         network: Gives logits (N, 2, H, W) for normalised images (N, 3, H, W).
         settings: How it is trained.
         val_patients: Number of patients in validation.
+        learning_rate: Peak of the schedule.
         threshold: Tumour probability from which a pixel belongs to the mask.
         seed: Seed of the augmentation.
         processes: Who shares the slices of a batch.
@@ -33,6 +34,7 @@ class SegmentationModule(lightning.LightningModule):
         network: nn.Module,
         settings: TrainingParameters,
         val_patients: int,
+        learning_rate: float,
         threshold: float,
         seed: int,
         processes: Processes = ALONE,
@@ -42,6 +44,7 @@ class SegmentationModule(lightning.LightningModule):
         self.loss = DiceCrossEntropyLoss(settings.dice_weight)
         self._settings = settings
         self._augmentation = Augmentation(settings.augmentation, settings.crop_size)
+        self._learning_rate = learning_rate
         self._threshold = threshold
         self._seed = seed
         self._processes = processes
@@ -117,12 +120,12 @@ class SegmentationModule(lightning.LightningModule):
         """Return AdamW with a one-cycle schedule: a warm-up, then a decay, both along cosines."""
         optimiser = torch.optim.AdamW(
             self.network.parameters(),
-            lr=self._settings.lr,
+            lr=self._learning_rate,
             weight_decay=self._settings.weight_decay,
         )
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimiser,
-            max_lr=self._settings.lr,
+            max_lr=self._learning_rate,
             total_steps=int(self.trainer.estimated_stepping_batches),
             pct_start=self._settings.warmup_share,
             cycle_momentum=False,

@@ -8,7 +8,7 @@ from brain_mri_segmentation.pipelines.inference.nodes import (
 
 
 def create_pipeline(**kwargs: object) -> Pipeline:
-    """Any folder of slices -> masks, overlays and a summary (`--params input=FOLDER`)."""
+    """A folder of slices, or one -> masks, overlays and a summary (`--params input=PATH`)."""
     return Pipeline(
         [
             Node(

@@ -55,9 +55,8 @@ def calibrate_model(
     checkpoint: Checkpoint, val_images: Slices, val_masks: Slices, training: TrainingParameters
 ) -> tuple[Checkpoint, Report]:
     """Fit temperature and review threshold on validation; return the model that knows them."""
-    calibrated, report = calibrate(
-        checkpoint, val_images, val_masks, training.batch_size, best_device()
-    )
+    device = best_device(training.accelerator)
+    calibrated, report = calibrate(checkpoint, val_images, val_masks, training.batch_size, device)
     error, review = report["expected_calibration_error"], report["review"]
     logger.info(
         "Temperature %.2f: calibration error near tumour %.3f before, %.3f after; "
