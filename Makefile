@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint typecheck format docs benchmark viz serve image runs clean
+.PHONY: help install demo test coverage lint typecheck format docs benchmark viz serve image runs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,7 +27,10 @@ demo: install  ## run the whole project on a synthetic cohort, offline
 	@echo 'Figures:  data/demo/08_reporting/unet/*.png'
 	@echo 'Pipeline: .venv/bin/kedro viz --env demo     Runs: make runs'
 
-test: install  ## run the tests, and list the lines that none of them runs
+test: install  ## run the tests
+	$(BIN)/pytest --numprocesses logical --dist loadfile
+
+coverage: install  ## the same in half as much time again, and list the lines that no test runs
 	$(BIN)/pytest --numprocesses logical --dist loadfile --cov
 
 lint: install  ## check style and formatting

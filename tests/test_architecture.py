@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -83,6 +84,7 @@ def names(*, parameters: bool) -> set[str]:
     return {n.removeprefix("params:") for n in found if n.startswith("params:") == parameters}
 
 
+@cache  # a pattern takes longer to compile than all else here
 def declared_as(name: str) -> str:
     """Return the entry of catalog.yml that a dataset's name falls under."""
     entries = configured("catalog.yml")
@@ -90,6 +92,7 @@ def declared_as(name: str) -> str:
     return name if name in entries else next(patterns, name)
 
 
+@cache
 def configured(file: str) -> set[str]:
     entries = yaml.safe_load((PACKAGE.parents[1] / "conf/base" / file).read_text())
     return {name for name in entries if not name.startswith("_")}
