@@ -1,11 +1,14 @@
 """The page in a real browser, on phantom slices."""
 
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+
+from brain_mri_segmentation.inference import segment, segment_volume
 
 sync_api = pytest.importorskip("playwright.sync_api")
 
@@ -48,6 +51,10 @@ def upload(page, files):
     page.wait_for_function("document.getElementById('progress').hidden", timeout=60_000)
 
 
+def shown_pixels(page):
+    return int(page.inner_text("#figures").split("(")[1].split(" ")[0])
+
+
 def test_slices_are_shown_with_their_masks_and_figures(page, slices):
     upload(page, slices)
     assert page.faults == []
@@ -63,8 +70,7 @@ def test_slices_are_shown_with_their_masks_and_figures(page, slices):
     assert np.array_equal(grey_of(page, "overlay"), grey_of(page, "image"))
     page.fill("#opacity", "100")
     orange = (grey_of(page, "overlay") == [230, 159, 0]).all(axis=-1)
-    shown = int(page.inner_text("#figures").split("(")[1].split(" ")[0])
-    assert orange.sum() == shown > 0
+    assert orange.sum() == shown_pixels(page) > 0
 
 
 def test_a_mask_is_downloaded_as_the_service_gives_it(page, slices, tmp_path):
@@ -74,9 +80,8 @@ def test_a_mask_is_downloaded_as_the_service_gives_it(page, slices, tmp_path):
     assert download.value.suggested_filename == "PHANTOM_CS_0000_3_mask.png"
     download.value.save_as(tmp_path / "mask.png")
     mask = np.asarray(Image.open(tmp_path / "mask.png").convert("L"))
-    shown = int(page.inner_text("#figures").split("(")[1].split(" ")[0])
     assert set(np.unique(mask)) <= {0, 255}
-    assert (mask == 255).sum() == shown
+    assert (mask == 255).sum() == shown_pixels(page)
 
 
 def test_a_refusal_is_said_beside_the_slices_that_worked(page, slices, tmp_path):
@@ -112,3 +117,62 @@ def test_the_chosen_slice_stands_out_in_light_and_dark(page, slices):
 def test_the_disclaimer_and_the_model_are_on_the_page(page):
     page.wait_for_function("document.getElementById('model').textContent.includes('unet')")
     assert "Research use only, not a medical device." in page.inner_text("body")
+
+
+def test_slices_of_a_folder_are_segmented_as_a_volume(page, slices, segmenter):
+    expected = segment_volume(segmenter, [tifffile.imread(path) for path in slices])
+    alone = [segment(segmenter, tifffile.imread(path)) for path in slices]
+    upload(page, slices)
+    found = []
+    for _ in slices:
+        assert page.inner_text("#figures").endswith("one of 3 slices of a volume.")
+        found.append(shown_pixels(page))
+        page.keyboard.press("ArrowRight")
+    assert found == [result.tumour_pixels for result in expected]
+    assert found != [result.tumour_pixels for result in alone]  # else it would show nothing
+
+
+def test_other_volumes_and_single_slices_stay_apart(page, slices, tmp_path):
+    shutil.copy(slices[0], tmp_path / "other_1.tif")
+    shutil.copy(slices[1], tmp_path / "other_2.tif")
+    shutil.copy(slices[2], tmp_path / "lone.tif")
+    upload(page, [*slices, *tmp_path.iterdir()])
+    said = []
+    for _ in range(6):
+        said.append((page.inner_text("#name"), page.inner_text("#figures").split("; ")[1]))
+        page.keyboard.press("ArrowRight")
+    assert said == [
+        ("lone.tif", "a slice by itself."),
+        ("other_1.tif", "one of 2 slices of a volume."),
+        ("other_2.tif", "one of 2 slices of a volume."),
+        *[(path.name, "one of 3 slices of a volume.") for path in slices],
+    ]
+
+
+def test_a_broken_slice_of_a_volume_is_named_and_the_others_are_shown(page, slices, tmp_path):
+    bad = tmp_path / slices[1].name
+    bad.write_bytes(b"no picture")
+    upload(page, [slices[0], bad, slices[2]])
+    errors = page.inner_text("#errors").splitlines()
+    assert errors[0].startswith(f"{slices[0].name} and 2 more: segmented one by one")
+    assert errors[1] == f"{bad.name}: The file is no TIFF, PNG or JPEG by its own bytes."
+    assert page.inner_text("#number") == "1 of 2"
+    assert page.inner_text("#figures").endswith("a slice by itself.")
+
+
+def test_a_zip_and_a_stack_show_all_their_slices(page, slices, tmp_path):
+    with zipfile.ZipFile(tmp_path / "patient.zip", "w") as archive:
+        for path in slices:
+            archive.write(path, path.name)
+    stack = np.stack([tifffile.imread(path) for path in slices])
+    tifffile.imwrite(tmp_path / "stack.tif", stack, photometric="rgb")
+    upload(page, [tmp_path / "patient.zip", tmp_path / "stack.tif"])
+    names = []
+    for _ in range(6):
+        names.append((page.inner_text("#name"), shown_pixels(page)))
+        page.keyboard.press("ArrowRight")
+    assert [name for name, _ in names] == [
+        *("patient_1", "patient_2", "patient_3"),
+        *("stack_1", "stack_2", "stack_3"),
+    ]
+    assert [pixels for _, pixels in names[:3]] == [pixels for _, pixels in names[3:]]

@@ -1,4 +1,5 @@
 import asyncio
+import base64
 import io
 import struct
 import threading
@@ -116,6 +117,18 @@ def test_a_volume_gives_a_page_of_mask_for_each_slice(client, segmenter, image, 
     pages = tifffile.imread(io.BytesIO(answer.content))
     expected = segment_volume(segmenter, list(stack))
     assert np.array_equal(pages, np.stack([result.mask for result in expected]))
+
+
+def test_a_volume_gives_other_pictures_too(client, segmenter, image):
+    stack, expected = stack_of(image), segment_volume(segmenter, list(stack_of(image)))
+    asked = {"files": uploads(stack), "params": {"output": "overlay"}}
+    answer = client.post("/segment/volume", **asked)
+    pages = [figures.overlay(*of) for of in zip(stack, (r.mask for r in expected), strict=True)]
+    assert np.array_equal(tifffile.imread(io.BytesIO(answer.content)), np.stack(pages))
+    body = client.post("/segment/volume", headers=JSON, **asked).json()
+    for described, page in zip(body["slices"], pages, strict=True):
+        content = base64.b64decode(described["picture"].removeprefix("data:image/png;base64,"))
+        assert np.array_equal(decode(content), page)
 
 
 def test_a_volume_as_json_has_figures_per_slice_and_in_sum(client, image):

@@ -52,12 +52,11 @@ class SliceFigures(Answer):
     )
     review: str | None = Field(description="Why a person should look at it; null: nothing found.")
     mask: RunLengths
+    picture: str | None = Field(None, description="Data URL of the picture that `output` names.")
 
 
 class SliceAnswer(ModelCard, SliceFigures):
     """One slice."""
-
-    picture: str | None = Field(None, description="Data URL of the picture that `output` names.")
 
 
 class VolumeAnswer(ModelCard):

@@ -1,6 +1,8 @@
 """Results as files: PNG pictures, multi-page TIFF, run-length encoding."""
 
+import base64
 import io
+from collections.abc import Iterable
 
 import numpy as np
 from PIL import Image
@@ -10,39 +12,44 @@ from brain_mri_segmentation.inference import Segmentation
 from brain_mri_segmentation.preprocessing import FLAIR
 
 
-def _mask_png(image: np.ndarray, result: Segmentation) -> bytes:  # noqa: ARG001
-    return _png(result.mask)
+def _mask(image: np.ndarray, result: Segmentation) -> np.ndarray:  # noqa: ARG001
+    return result.mask
 
 
-def _probability_png(image: np.ndarray, result: Segmentation) -> bytes:  # noqa: ARG001
-    return _png(np.rint(result.probability * 255).astype(np.uint8))
+def _probability(image: np.ndarray, result: Segmentation) -> np.ndarray:  # noqa: ARG001
+    return np.rint(result.probability * 255).astype(np.uint8)
 
 
-def _image_png(image: np.ndarray, result: Segmentation) -> bytes:  # noqa: ARG001
-    return _png(np.ascontiguousarray(image[..., FLAIR]))
+def _image(image: np.ndarray, result: Segmentation) -> np.ndarray:  # noqa: ARG001
+    return np.ascontiguousarray(image[..., FLAIR])
 
 
-def _overlay_png(image: np.ndarray, result: Segmentation) -> bytes:
-    return _png(overlay(image, result.mask))
+def _overlay(image: np.ndarray, result: Segmentation) -> np.ndarray:
+    return overlay(image, result.mask)
 
 
-DRAW = {
-    "mask": _mask_png,
-    "overlay": _overlay_png,
-    "probability": _probability_png,
-    "image": _image_png,
-}
-"""PNG of a slice (H, W, 3) uint8 and its result: the mask (grey, 0 and 255), FLAIR with the mask
-over it (RGB), the probability (grey, 255 for 1), FLAIR alone (grey)."""
+DRAW = {"mask": _mask, "overlay": _overlay, "probability": _probability, "image": _image}
+"""Pixels, uint8, of a slice (H, W, 3) uint8 and its result: the mask (grey, 0 and 255), FLAIR with
+the mask over it (RGB), the probability (grey, 255 for 1), FLAIR alone (grey)."""
 
 
-def masks_tiff(results: list[Segmentation]) -> bytes:
-    """Return all masks as the pages of one TIFF file."""
-    pages = [Image.fromarray(result.mask) for result in results]
+def png(pixels: np.ndarray) -> bytes:
+    """Encode a picture."""
     buffer = io.BytesIO()
-    pages[0].save(
-        buffer, "TIFF", save_all=True, append_images=pages[1:], compression="tiff_deflate"
-    )
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def png_url(pixels: np.ndarray) -> str:
+    """Encode a picture as a data URL."""
+    return f"data:image/png;base64,{base64.b64encode(png(pixels)).decode()}"
+
+
+def tiff(pictures: Iterable[np.ndarray]) -> bytes:
+    """Encode pictures as the pages of one TIFF file."""
+    first, *others = [Image.fromarray(pixels) for pixels in pictures]
+    buffer = io.BytesIO()
+    first.save(buffer, "TIFF", save_all=True, append_images=others, compression="tiff_deflate")
     return buffer.getvalue()
 
 
@@ -70,9 +77,3 @@ def figures(result: Segmentation) -> dict[str, object]:
         "review": result.review,
         "mask": {"encoding": "row-major runs, background first", "runs": run_lengths(result.mask)},
     }
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()

@@ -1,7 +1,6 @@
 """What the service answers."""
 
 import asyncio
-import base64
 import io
 import re
 import zipfile
@@ -39,6 +38,14 @@ from brain_mri_segmentation.serving.problems import Problem
 router = APIRouter()
 Result = TypeVar("Result")
 
+Output = Annotated[
+    Literal["mask", "overlay", "probability", "image"] | None,
+    Query(
+        description="Which picture: the mask (default), FLAIR with the mask over it, the "
+        "probability, or FLAIR alone. With JSON, the picture comes as a data URL in `picture`."
+    ),
+]
+
 DISCLAIMER = "Research use only, not a medical device."
 
 _ZIP_ENTRY = b"PK\x01\x02"  # begins a file's line in the list at the end of a zip
@@ -57,13 +64,7 @@ _MOST_ENTRIES = 16 * MOST_SLICES  # folders and hidden files among them
 async def segment_slice(
     request: Request,
     file: Annotated[UploadFile, File(description="One slice: TIFF, PNG or JPEG.")],
-    output: Annotated[
-        Literal["mask", "overlay", "probability", "image"] | None,
-        Query(
-            description="Which picture: the mask (default), FLAIR with the mask over it, the "
-            "probability, or FLAIR alone. With JSON, the picture comes as a data URL in `picture`."
-        ),
-    ] = None,
+    output: Output = None,
 ) -> Response:
     """Segment one slice."""
     service = request.app.state.service
@@ -73,15 +74,12 @@ async def segment_slice(
     image = await run_in_threadpool(read_slice, await file.read())
     result = await _wait_for(service.batcher.segment(image), request)
     headers = service.headers(result.tumour_fraction)
+    if _wants_json(request):
+        body = service.describe() | await run_in_threadpool(_describe, image, result, output)
+        return JSONResponse(body, headers=headers)
     draw = pictures.DRAW[output or "mask"]
-    if not _wants_json(request):
-        content = await run_in_threadpool(draw, image, result)
-        return Response(content, media_type="image/png", headers=headers)
-    body = service.describe() | await run_in_threadpool(pictures.figures, result)
-    if output is not None:
-        picture = base64.b64encode(await run_in_threadpool(draw, image, result)).decode()
-        body["picture"] = f"data:image/png;base64,{picture}"
-    return JSONResponse(body, headers=headers)
+    content = await run_in_threadpool(lambda: pictures.png(draw(image, result)))
+    return Response(content, media_type="image/png", headers=headers)
 
 
 @router.post(
@@ -98,6 +96,7 @@ async def segment_stack(
     files: Annotated[
         list[UploadFile], File(min_length=1, description="Slices, a zip, or a multi-page TIFF.")
     ],
+    output: Output = None,
 ) -> Response:
     """Segment a volume."""
     service = request.app.state.service
@@ -114,15 +113,19 @@ async def segment_stack(
     tumour = sum(result.tumour_pixels for result in results)
     headers = service.headers(tumour / pixels)
     if _wants_json(request):
+        described = await run_in_threadpool(
+            lambda: [_describe(*of, output) for of in zip(slices, results, strict=True)]
+        )
         body = service.describe() | {
-            "slices": [pictures.figures(result) for result in results],
+            "slices": described,
             "tumour_pixels": tumour,
             "tumour_fraction": tumour / pixels,
             "slices_with_tumour": sum(result.tumour_pixels > 0 for result in results),
             "slices_to_review": sum(result.review is not None for result in results),
         }
         return JSONResponse(body, headers=headers)
-    content = await run_in_threadpool(pictures.masks_tiff, results)
+    draw = pictures.DRAW[output or "mask"]
+    content = await run_in_threadpool(lambda: pictures.tiff(map(draw, slices, results)))
     return Response(content, media_type="image/tiff", headers=headers)
 
 
@@ -150,6 +153,14 @@ async def metrics(request: Request) -> Response:
     """Answer in Prometheus' text format."""
     registry = request.app.state.service.metrics.registry
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _describe(image: np.ndarray, result: Segmentation, output: Output) -> dict[str, object]:
+    """Return the figures of a slice, with the picture that is asked for."""
+    figures = pictures.figures(result)
+    if output is not None:
+        figures["picture"] = pictures.png_url(pictures.DRAW[output](image, result))
+    return figures
 
 
 def _wants_json(request: Request) -> bool:
