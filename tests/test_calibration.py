@@ -5,7 +5,7 @@ import torch
 
 from brain_mri_segmentation import calibration
 from brain_mri_segmentation.calibration import (
-    Measurement,
+    compare_expectation,
     expected_calibration_error,
     fit_review,
     fit_temperature,
@@ -61,36 +61,24 @@ def test_the_calibration_error_is_the_mean_gap_over_pixels():
     assert expected_calibration_error(table) == pytest.approx((300 * 0.1 + 100 * 0.4) / 400)
 
 
-def measurement(slices, *dice):
-    near = np.zeros((2, len(LOGITS)), dtype=np.int64)
-    return Measurement(near, slices, np.array(dice), pd.DataFrame())
-
-
-def slices(*uncertain):
-    """Slices with 400 certain tumour pixels and so many uncertain ones."""
-    return np.stack([counts({8: 400, 0.1: n}) for n in uncertain])
-
-
-def test_review_finds_the_share_that_tells_bad_slices_from_good_ones():
-    # Shares 0.2, 0.33, 0.5, 0.6; 40 uncertain pixels are too few to say anything.
-    measured = measurement(slices(100, 200, 400, 600, 40), 0.9, 0.8, 0.3, 0.1, np.nan)
-    review = fit_review(measured, otherwise=0.5)
-    assert review["threshold"] == pytest.approx((1 / 3 + 0.5) / 2)
+def test_review_finds_the_uncertainty_that_tells_bad_slices_from_good_ones():
+    expected = np.array([0.9, 0.7, 0.5, 0.3, np.nan])
+    review = fit_review(expected, np.array([0.95, 0.6, 0.3, 0.1, np.nan]), otherwise=0.5)
+    assert review["threshold"] == pytest.approx(0.4)  # between 1 - 0.7 and 1 - 0.5
     assert review["precision"] == review["recall"] == 1
     assert review["flagged"] == pytest.approx(2 / 5)
     assert review["bad"] == 2
 
 
 def test_a_bad_slice_that_the_model_is_sure_of_is_not_caught_and_said_so():
-    measured = measurement(slices(100, 0, 400), 0.9, 0.0, 0.3)
-    review = fit_review(measured, otherwise=0.5)
+    expected = np.array([0.9, np.nan, 0.4])
+    review = fit_review(expected, np.array([0.9, 0.0, 0.3]), otherwise=0.5)
     assert review["precision"] == 1
     assert review["recall"] == 0.5
 
 
 def test_without_a_bad_slice_the_threshold_stays():
-    measured = measurement(slices(100, 800), 0.9, np.nan)
-    review = fit_review(measured, otherwise=0.5)
+    review = fit_review(np.array([0.9, 0.3]), np.array([0.9, np.nan]), otherwise=0.5)
     assert review == {
         "threshold": 0.5, "precision": None, "recall": None, "flagged": 0.5, "bad": 0
     }  # fmt: skip
@@ -123,8 +111,6 @@ def test_pixels_near_tumour_are_counted_by_truth_and_logit(checkpoint):
     assert np.array_equal(measured.near_tumour[1], counts({-3: 1}))
     # 317 points of the grid lie within a distance of 10 (Gauss's circle problem).
     assert np.array_equal(measured.near_tumour[0], counts({-3: 316}))
-    assert np.array_equal(measured.slices, counts({-3: 32 * 32})[None])
-    assert measured.dice.tolist() == [0]
 
 
 class HalfSure(torch.nn.Module):
@@ -164,9 +150,15 @@ def test_calibration_stores_what_it_found_and_leaves_the_masks(checkpoint, synth
     error = report["expected_calibration_error"]
     assert error["after"] < error["before"]
     before, after = (
-        measure(Segmenter(model), data.images, data.masks, 4) for model in (checkpoint, calibrated)
+        compare_expectation(Segmenter(model), data.images, data.masks, 4)
+        for model in (checkpoint, calibrated)
     )
-    assert np.array_equal(before.dice, after.dice, equal_nan=True)
+    assert np.array_equal(before[1], after[1], equal_nan=True)
+    flagged = 1 - after[0] > report["review"]["threshold"]
+    assert flagged.mean() == report["review"]["flagged"]
+    assert (flagged & (after[1] < 0.5)).sum() == round(
+        report["review"]["recall"] * report["review"]["bad"]
+    )
     found = {"P0": np.zeros(4), "P1": np.zeros(4)}
     for name, result in segment_patients(Segmenter(calibrated), data.images):
         found[name[:2]] += confusion_counts(result.mask, data.masks[name]())

@@ -12,6 +12,7 @@ from brain_mri_segmentation.inference import (
     Segmenter,
     _reason_to_review,
     check_unseen,
+    expected_dice,
     load_model,
     segment,
     segment_batch,
@@ -138,23 +139,57 @@ def test_what_is_no_brain_slice_is_to_be_reviewed(checkpoint, image, reason):
     assert reason in segment(Segmenter(checkpoint), image).review
 
 
-def test_an_uncertain_map_is_to_be_reviewed_and_a_certain_one_is_not(phantom_folder, parameters):
+def test_the_expected_dice_weighs_what_hangs_together_with_the_mask():
+    probabilities = np.full((4, 16, 16), 0.1, np.float32)
+    probabilities[0, 2:4, 2:4] = 0.9  # the mask
+    probabilities[0, 2:4, 4:6] = 0.4  # around it
+    probabilities[0, 10:13, 10:13] = 0.4  # elsewhere, and so decided upon
+    probabilities[1, 2:4, 2:4] = 0.4  # touches the mask in the slice before
+    probabilities[2, 10:13, 10:13] = 0.9  # a region that was dropped
+    kept = np.where(np.arange(4)[:, None, None] == 2, 0, probabilities)
+    expected = expected_dice(probabilities, kept, 0.5)
+    assert expected[0] == pytest.approx(2 * 3.6 / (3.6 + 1.6 + 4))
+    assert expected[1] == 0
+    assert np.isnan(expected[2:]).all()
+
+
+@pytest.mark.parametrize(("pixels", "expected"), [(49, np.nan), (50, 0)])
+def test_without_a_mask_the_model_doubts_itself_where_enough_may_be_tumour(pixels, expected):
+    probabilities = np.zeros((1, 16, 16), np.float32)
+    probabilities[0].flat[:pixels] = 0.4
+    np.testing.assert_equal(expected_dice(probabilities, probabilities, 0.5), [expected])
+
+
+def test_an_uncertain_mask_is_to_be_reviewed_and_a_certain_one_is_not(phantom_folder, parameters):
     home = phantom_folder / "kaggle_3m/PHANTOM_CS_0000"
     image = tifffile.imread(home / "PHANTOM_CS_0000_3.tif")
-    certain, uncertain = np.zeros((64, 64), np.float32), np.zeros((64, 64), np.float32)
-    certain[20:40, 20:40] = 0.95
-    uncertain[20:40, 20:40] = 0.7
 
-    def reason(probability, **rules):
-        return _reason_to_review(
-            image, probability, parameters.preprocessing.model_copy(update=rules)
-        )
+    def reason(expected, uncertainty=0.5):
+        rules = parameters.preprocessing.model_copy(update={"review_uncertainty": uncertainty})
+        return _reason_to_review(image, expected, rules)
 
-    assert reason(certain) is None
-    assert "uncertain" in reason(uncertain)
-    assert reason(uncertain, review_uncertainty=1.0) is None
-    # Before a temperature of 2.65 it was 0.9, and that is certain.
-    assert reason(uncertain, temperature=2.65) is None
+    assert reason(0.6) is None
+    assert reason(float("nan")) is None
+    assert reason(0.4) == "the model is uncertain: it expects a Dice of 0.40 of its own mask"
+    assert reason(0.4, uncertainty=0.7) is None
+
+
+def test_a_slice_knows_what_its_volume_tells_about_it(checkpoint):
+    class Bright(torch.nn.Module):
+        def forward(self, images):
+            logit = torch.where(images[:, 1] > 3, 3.0, torch.where(images[:, 1] > 0.5, -1.0, -6.0))
+            return torch.stack([torch.zeros_like(logit), logit], dim=1)
+
+    segmenter = Segmenter(checkpoint)
+    segmenter.network = Bright()
+    first, second = np.zeros((2, 32, 32, 3), np.uint8)
+    first[8:16, 8:16] = 200  # tumour
+    second[8:16, 8:16] = 60  # may be tumour, and touches it
+    first, second = segment_volume(segmenter, [first, second])
+    possible = 1 / (1 + np.exp(1))
+    assert first.expected_dice == pytest.approx(2 * 0.9526 / (1 + 0.9526), abs=1e-3)
+    assert (second.tumour_pixels, second.expected_dice) == (0, 0)
+    assert second.probability[10, 10] == pytest.approx(possible)
 
 
 @pytest.mark.parametrize(

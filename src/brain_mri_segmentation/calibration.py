@@ -1,8 +1,8 @@
 """How far a model's probabilities can be taken at their word, and which slices it should doubt.
 
 Measured on validation: a temperature for the logits (Guo et al. 2017), the expected calibration
-error before and after, the share of uncertain pixels from which a slice goes to review, and what
-other thresholds and smallest regions would give.
+error before and after, the expected Dice below which a slice goes to review, and what other
+thresholds and smallest regions would give.
 Nearly all pixels of a slice are certainly healthy and would hide every error, so calibration is
 measured near tumour, true or predicted.
 """
@@ -15,12 +15,7 @@ import pandas as pd
 from scipy import ndimage, optimize
 
 from brain_mri_segmentation.cohort import SliceReader, by_patient
-from brain_mri_segmentation.inference import (
-    UNCERTAIN_LOGIT,
-    Segmenter,
-    segment_volume,
-    uncertain_share,
-)
+from brain_mri_segmentation.inference import Segmenter, segment_patients, segment_volume
 from brain_mri_segmentation.metrics import COUNTS, Report, confusion_counts, dice, summarise
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.preprocessing import drop_small_regions, probability_to_mask
@@ -46,14 +41,10 @@ class Measurement:
 
     Attributes:
         near_tumour: (2, 961) int64, pixels near tumour by truth (0 or 1) and logit.
-        slices: (slices, 961) int64, pixels of each slice by logit.
-        dice: (slices,) float64, NaN without tumour in mask and truth.
         choices: One row a slice and choice: threshold, smallest_region, patient, ``COUNTS``.
     """
 
     near_tumour: np.ndarray
-    slices: np.ndarray
-    dice: np.ndarray
     choices: pd.DataFrame
 
 
@@ -86,7 +77,9 @@ def calibrate(
     segmenter = Segmenter(raw, device)
     measured = measure(segmenter, images, masks, batch_size)
     temperature = fit_temperature(measured.near_tumour)
-    review = fit_review(measured, segmenter.preprocessing.review_uncertainty)
+    calibrated = dataclasses.replace(raw, preprocessing=rules | {"temperature": temperature})
+    expected, found = compare_expectation(Segmenter(calibrated, device), images, masks, batch_size)
+    review = fit_review(expected, found, segmenter.preprocessing.review_uncertainty)
     tables = {
         "before": reliability(measured.near_tumour, 1),
         "after": reliability(measured.near_tumour, temperature),
@@ -116,23 +109,41 @@ def measure(
 ) -> Measurement:
     """Count the pixels of all slices by logit, one patient in memory at a time."""
     near = np.zeros((2, len(_LOGITS)), dtype=np.int64)
-    slices, scores, choices = [], [], []
+    choices = []
     for patient, names in by_patient(list(images)).items():
         results = segment_volume(segmenter, [images[name]() for name in names], batch_size)
         truths = [masks[name]() > 0 for name in names]
         for result, truth in zip(results, truths, strict=True):
-            place = np.searchsorted(_EDGES, _logit(result.probability))  # (H, W)
             tumour = truth | (result.mask > 0)
             if tumour.any():
+                place = np.searchsorted(_EDGES, _logit(result.probability))  # (H, W)
                 around = ndimage.distance_transform_edt(~tumour) <= NEIGHBOURHOOD
                 for value in (0, 1):
                     chosen = place[around & (truth == value)]
                     near[value] += np.bincount(chosen, minlength=len(_LOGITS))
-            slices.append(np.bincount(place.ravel(), minlength=len(_LOGITS)))
-            scores.append(float(dice(confusion_counts(result.mask, truth))))
         volume = np.stack([result.probability for result in results])
         choices.append(_try_choices(segmenter, volume, np.stack(truths)).assign(patient=patient))
-    return Measurement(near, np.stack(slices), np.array(scores), pd.concat(choices))
+    return Measurement(near, pd.concat(choices))
+
+
+def compare_expectation(
+    segmenter: Segmenter,
+    images: Mapping[str, SliceReader],
+    masks: Mapping[str, SliceReader],
+    batch_size: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the Dice that a calibrated model expects of each slice, and the one that it has.
+
+    Returns:
+        (slices,) float64 each; NaN where nothing may be tumour, and without tumour in mask and
+        truth.
+    """
+    pairs = [
+        (result.expected_dice, float(dice(confusion_counts(result.mask, masks[name]()))))
+        for name, result in segment_patients(segmenter, images, batch_size)
+    ]
+    expected, found = np.array(pairs).T
+    return expected, found
 
 
 def _try_choices(segmenter: Segmenter, volume: np.ndarray, truths: np.ndarray) -> pd.DataFrame:
@@ -220,30 +231,30 @@ def expected_calibration_error(table: pd.DataFrame) -> float:
     return float(np.average(gaps, weights=table["pixels"])) if len(table) else float("nan")
 
 
-def fit_review(measured: Measurement, otherwise: float) -> Report:
-    """Choose the share of uncertain pixels that best tells bad slices from the others.
+def fit_review(expected: np.ndarray, found: np.ndarray, otherwise: float) -> Report:
+    """Choose the uncertainty, 1 - expected Dice, that best tells bad slices from the others.
 
     Args:
-        measured: Pixels of each slice by logit, and its Dice.
-        otherwise: The threshold where nothing can be learnt, since no slice is bad or uncertain.
+        expected: (slices,) Dice that the model expects; NaN where nothing may be tumour.
+        found: (slices,) Dice that it has; NaN without tumour in mask and truth.
+        otherwise: The threshold where nothing can be learnt, since no slice is bad or all are
+            equally uncertain.
 
     Returns:
         ``threshold`` with the highest F1 for slices whose Dice is below 0.5, its ``precision`` and
         ``recall`` (None where nothing was learnt), the share of ``flagged`` slices, and how many
         were ``bad``.
     """
-    uncertain = measured.slices[:, np.abs(_LOGITS) < UNCERTAIN_LOGIT].sum(axis=1)
-    possible = measured.slices[:, _LOGITS > -UNCERTAIN_LOGIT].sum(axis=1)
-    share = uncertain_share(uncertain, possible)
-    bad = measured.dice < BAD_DICE  # NaN, nothing there and nothing found, is not bad
-    found = np.unique(share)
-    if not bad.any() or len(found) < 2:
-        flagged = float((share > otherwise).mean())
+    uncertainty = np.nan_to_num(1 - expected, nan=0.0)
+    bad = found < BAD_DICE  # NaN, nothing there and nothing found, is not bad
+    values = np.unique(uncertainty)
+    if not bad.any() or len(values) < 2:
+        flagged = float((uncertainty > otherwise).mean())
         scores = {"precision": None, "recall": None, "flagged": flagged, "bad": int(bad.sum())}
         return {"threshold": otherwise} | scores
-    # A flag is raised above the threshold, so the candidates lie between neighbouring shares.
-    candidates = (found[1:] + found[:-1]) / 2
-    flags = share > candidates[:, None]  # (candidates, slices)
+    # A flag is raised above the threshold, so the candidates lie between neighbours.
+    candidates = (values[1:] + values[:-1]) / 2
+    flags = uncertainty > candidates[:, None]  # (candidates, slices)
     caught = (flags & bad).sum(axis=1)
     best = int(np.argmax(2 * caught / (flags.sum(axis=1) + bad.sum())))
     return {

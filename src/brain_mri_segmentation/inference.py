@@ -7,15 +7,14 @@
 Research use only, not a medical device.
 """
 
-import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from scipy import ndimage
 
 from brain_mri_segmentation.cohort import SliceReader, by_patient, patient_of
 from brain_mri_segmentation.errors import InputError
@@ -32,11 +31,9 @@ from brain_mri_segmentation.preprocessing import (
     to_tensor,
 )
 
-UNCERTAIN_LOGIT = math.log(0.8 / 0.2)
-"""A pixel is uncertain when its logit, before the temperature, lies within +- this; above the
-lower end, it may be tumour. After the temperature of an overconfident network, nearly every pixel
-of a tumour would count."""
-_FEWEST_UNCERTAIN_PIXELS = 50  # below this, a share means little
+POSSIBLE = 0.2
+"""Probability from which a pixel may be tumour, when the model says how good its mask is."""
+_FEWEST_POSSIBLE_PIXELS = 50  # in a volume without a mask, less than this is noise
 # Of the 3,542 slices of the public cohort at hand, those with a brain in them lie within these.
 _DARKEST_DEVIATION = 2.0  # grey levels; below, there is nothing in the picture
 _BRIGHTEST_BORDER = 0.9  # mean of the border over mean of the centre; a photograph has about 1
@@ -53,6 +50,8 @@ class Segmentation:
         tumour_fraction: Share of the slice that is in the mask, 0..1.
         confidence: Mean over all pixels of the probability of the class that was chosen, 0.5..1
             at a threshold of 0.5.
+        expected_dice: What the model itself expects the Dice of the mask to be, 0..1 (see
+            ``expected_dice``); NaN when nothing is tumour and nothing may be.
         review: Why a person should look at the slice; None when nothing speaks for it.
     """
 
@@ -61,6 +60,7 @@ class Segmentation:
     tumour_pixels: int
     tumour_fraction: float
     confidence: float
+    expected_dice: float
     review: str | None
 
 
@@ -151,7 +151,9 @@ def segment_batch(
     resized = _resize(segmenter, images)
     statistics = np.stack([_statistics(segmenter, [image]) for image in resized])
     probabilities = _probabilities(segmenter, resized, statistics, batch_size)
-    return _results(segmenter, images, probabilities, probabilities)
+    threshold = segmenter.preprocessing.threshold
+    expected = [expected_dice(alone[None], alone[None], threshold)[0] for alone in probabilities]
+    return _results(segmenter, images, probabilities, probabilities, expected)
 
 
 def segment_volume(
@@ -178,7 +180,8 @@ def segment_volume(
     probabilities = _probabilities(segmenter, resized, statistics, batch_size)
     rules = segmenter.preprocessing
     kept = drop_small_regions(probabilities, rules.threshold, rules.smallest_region)
-    return _results(segmenter, slices, probabilities, kept)
+    expected = expected_dice(probabilities, kept, rules.threshold)
+    return _results(segmenter, slices, probabilities, kept, expected)
 
 
 def segment_patients(
@@ -224,18 +227,32 @@ def group_volumes(paths: Sequence[str]) -> dict[str, list[str]]:
     return groups
 
 
-def uncertain_share(uncertain: ArrayLike, possible: ArrayLike) -> np.ndarray:
-    """Return uncertain pixels as a share of all that may be tumour; 0 where they are few.
+def expected_dice(probabilities: np.ndarray, kept: np.ndarray, threshold: float) -> np.ndarray:
+    """Estimate the Dice of each slice of a volume without knowing the truth.
+
+    The soft Dice confidence 2 sum(p m) / (sum(p) + sum(m)) of mask m and probability p (Borges et
+    al. 2024), of pixels that may be tumour. Of those that a volume has elsewhere the model decided
+    that they are none, so only what hangs together with the mask counts; without any mask, all.
 
     Args:
-        uncertain: Pixels whose logit lies within +- ``UNCERTAIN_LOGIT``, of each slice.
-        possible: Pixels whose logit lies above its lower end.
+        probabilities: (N, S, S) float32 in 0..1, neighbouring slices in order.
+        kept: The same, 0 in regions that were dropped (``drop_small_regions``).
+        threshold: Probability from which a pixel belongs to the mask.
+
+    Returns:
+        (N,) float64 in 0..1; NaN for a slice without mask where nothing may be tumour.
     """
-    return np.where(
-        np.greater_equal(uncertain, _FEWEST_UNCERTAIN_PIXELS),
-        np.divide(uncertain, np.maximum(possible, 1)),
-        0.0,
-    )
+    mask = kept >= threshold
+    regions, count = ndimage.label((probabilities > POSSIBLE) | mask, structure=np.ones((3, 3, 3)))
+    if mask.any():
+        counts = np.isin(np.arange(count + 1), regions[mask])
+    else:
+        counts = np.bincount(regions.ravel()) >= _FEWEST_POSSIBLE_PIXELS
+    counts[0] = False  # what lies outside of all regions
+    possible = np.where(counts[regions], probabilities, 0).astype(np.float64)
+    both = (possible * mask).sum(axis=(1, 2))
+    either = possible.sum(axis=(1, 2)) + mask.sum(axis=(1, 2))
+    return 2 * both / np.where(either > 0, either, np.nan)
 
 
 def check_unseen(checkpoint: Checkpoint, slice_names: Sequence[str], split: str) -> None:
@@ -295,10 +312,11 @@ def _results(
     images: Sequence[np.ndarray],
     probabilities: np.ndarray,
     kept: np.ndarray,
+    expected: Iterable[float],
 ) -> list[Segmentation]:
     """Return a result for each image from (N, S, S) probabilities, and those that may be mask."""
     results = []
-    for image, small, masked in zip(images, probabilities, kept, strict=True):
+    for image, small, masked, own in zip(images, probabilities, kept, expected, strict=True):
         probability = resize_probability(small, *image.shape[:2])
         mask = probability_to_mask(
             resize_probability(masked, *image.shape[:2]), segmenter.preprocessing.threshold
@@ -312,21 +330,22 @@ def _results(
                 tumour_pixels=int(tumour.sum()),
                 tumour_fraction=float(tumour.mean()),
                 confidence=float(chosen.mean()),
-                review=_reason_to_review(image, small, segmenter.preprocessing),
+                expected_dice=float(own),
+                review=_reason_to_review(image, own, segmenter.preprocessing),
             )
         )
     return results
 
 
 def _reason_to_review(
-    image: np.ndarray, probability: np.ndarray, rules: PreprocessingParameters
+    image: np.ndarray, expected: float, rules: PreprocessingParameters
 ) -> str | None:
     """Say why a person should look at a slice; None when nothing speaks for it.
 
     Args:
         image: (H, W, 3) uint8.
-        probability: (S, S) float32, as the model gave it.
-        rules: The model's temperature, and the largest ``uncertain_share`` that needs no review.
+        expected: Dice that the model expects of its mask, NaN where nothing may be tumour.
+        rules: How much may be missing from 1.
     """
     grey = image.mean(axis=2)
     if grey.std() < _DARKEST_DEVIATION:
@@ -339,9 +358,6 @@ def _reason_to_review(
     ).mean()
     if border > _BRIGHTEST_BORDER * centre:
         return "the picture does not look like a brain MRI slice: its border is not darker"
-    high = 1 / (1 + math.exp(-UNCERTAIN_LOGIT / rules.temperature))
-    low = 1 - high
-    uncertain = ((probability > low) & (probability < high)).sum()
-    if uncertain_share(uncertain, (probability > low).sum()) > rules.review_uncertainty:
-        return "the model is uncertain about most of what may be tumour"
+    if 1 - expected > rules.review_uncertainty:  # not so for NaN
+        return f"the model is uncertain: it expects a Dice of {expected:.2f} of its own mask"
     return None

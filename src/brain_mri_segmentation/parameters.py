@@ -87,8 +87,8 @@ class PreprocessingParameters(Parameters):
     """Logits are divided by this, so that probabilities can be taken at their word; training
     fits it on validation."""
     review_uncertainty: Share = 0.5
-    """A slice goes to review when a larger share of what may be tumour is uncertain; training
-    fits it on validation."""
+    """A slice goes to review when the Dice that the model itself expects of its mask falls short of
+    1 by more than this; training fits it on validation."""
 
 
 class AugmentationParameters(Parameters):
