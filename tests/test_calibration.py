@@ -5,7 +5,7 @@ import torch
 
 from brain_mri_segmentation import calibration
 from brain_mri_segmentation.calibration import (
-    compare_expectation,
+    count_near_tumour,
     expected_calibration_error,
     fit_review,
     fit_temperature,
@@ -107,10 +107,10 @@ def test_pixels_near_tumour_are_counted_by_truth_and_logit(checkpoint):
     image, truth = np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.uint8)
     image[8:24, 8:24] = 90
     truth[16, 16] = 255
-    measured = measure(segmenter, {"P0_1": lambda: image}, {"P0_1": lambda: truth}, 4)
-    assert np.array_equal(measured.near_tumour[1], counts({-3: 1}))
+    near = count_near_tumour(segmenter, {"P0_1": lambda: image}, {"P0_1": lambda: truth}, 4)
+    assert np.array_equal(near[1], counts({-3: 1}))
     # 317 points of the grid lie within a distance of 10 (Gauss's circle problem).
-    assert np.array_equal(measured.near_tumour[0], counts({-3: 316}))
+    assert np.array_equal(near[0], counts({-3: 316}))
 
 
 class HalfSure(torch.nn.Module):
@@ -150,20 +150,32 @@ def test_calibration_stores_what_it_found_and_leaves_the_masks(checkpoint, synth
     error = report["expected_calibration_error"]
     assert error["after"] < error["before"]
     before, after = (
-        compare_expectation(Segmenter(model), data.images, data.masks, 4)
-        for model in (checkpoint, calibrated)
+        measure(Segmenter(model), data.images, data.masks, 4) for model in (checkpoint, calibrated)
     )
-    assert np.array_equal(before[1], after[1], equal_nan=True)
-    flagged = 1 - after[0] > report["review"]["threshold"]
+    assert np.array_equal(before.found, after.found, equal_nan=True)
+    flagged = 1 - after.expected > report["review"]["threshold"]
     assert flagged.mean() == report["review"]["flagged"]
-    assert (flagged & (after[1] < 0.5)).sum() == round(
+    assert (flagged & (after.found < 0.5)).sum() == round(
         report["review"]["recall"] * report["review"]["bad"]
     )
-    found = {"P0": np.zeros(4), "P1": np.zeros(4)}
-    for name, result in segment_patients(Segmenter(calibrated), data.images):
-        found[name[:2]] += confusion_counts(result.mask, data.masks[name]())
-    expected = np.mean([dice(counts) for counts in found.values()])
-    assert calibrated.metadata["val_dice"] == pytest.approx(expected)
+    assert_is_the_dice_of(calibrated, data)
     # Calibrated a second time, it gives the same, not the same twice over.
     again, _ = calibration.calibrate(calibrated, data.images, data.masks)
     assert again.preprocessing == calibrated.preprocessing
+
+
+def test_another_threshold_is_one_of_calibrated_probabilities(checkpoint, synthetic_slices):
+    data = synthetic_slices(patients=2, slices=3)
+    checkpoint.preprocessing["threshold"] = 0.55
+    calibrated, report = calibration.calibrate(checkpoint, data.images, data.masks)
+    assert report["temperature"] != 1
+    assert_is_the_dice_of(calibrated, data)
+
+
+def assert_is_the_dice_of(model, data):
+    """The Dice that is stored with a model is the one that its masks have."""
+    found = {"P0": np.zeros(4), "P1": np.zeros(4)}
+    for name, result in segment_patients(Segmenter(model), data.images):
+        found[name[:2]] += confusion_counts(result.mask, data.masks[name]())
+    expected = np.mean([dice(counts) for counts in found.values()])
+    assert model.metadata["val_dice"] == pytest.approx(expected)

@@ -37,14 +37,16 @@ _EDGES = (_LOGITS[1:] + _LOGITS[:-1]) / 2
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """What a model's maps say about a partition.
+    """How a calibrated model does on a partition.
 
     Attributes:
-        near_tumour: (2, 961) int64, pixels near tumour by truth (0 or 1) and logit.
+        expected: (slices,) Dice that it expects of each slice; NaN where nothing may be tumour.
+        found: (slices,) Dice that it has; NaN without tumour in mask and truth.
         choices: One row a slice and choice: threshold, smallest_region, patient, ``COUNTS``.
     """
 
-    near_tumour: np.ndarray
+    expected: np.ndarray
+    found: np.ndarray
     choices: pd.DataFrame
 
 
@@ -73,20 +75,23 @@ def calibrate(
         are for a person to choose by: the model keeps its own.
     """
     rules = checkpoint.preprocessing | {"temperature": 1}
-    raw = dataclasses.replace(checkpoint, preprocessing=rules)
-    segmenter = Segmenter(raw, device)
+    raw = Segmenter(dataclasses.replace(checkpoint, preprocessing=rules), device)
+    near_tumour = count_near_tumour(raw, images, masks, batch_size)
+    temperature = fit_temperature(near_tumour)
+    tables = {"before": reliability(near_tumour, 1), "after": reliability(near_tumour, temperature)}
+
+    # A temperature moves all thresholds but 0.5, so these are tried on calibrated probabilities.
+    rules = rules | {"temperature": temperature}
+    segmenter = Segmenter(dataclasses.replace(checkpoint, preprocessing=rules), device)
+    own = segmenter.preprocessing
     measured = measure(segmenter, images, masks, batch_size)
-    temperature = fit_temperature(measured.near_tumour)
-    calibrated = dataclasses.replace(raw, preprocessing=rules | {"temperature": temperature})
-    expected, found = compare_expectation(Segmenter(calibrated, device), images, masks, batch_size)
-    review = fit_review(expected, found, segmenter.preprocessing.review_uncertainty)
-    tables = {
-        "before": reliability(measured.near_tumour, 1),
-        "after": reliability(measured.near_tumour, temperature),
-    }
+    review = fit_review(measured.expected, measured.found, own.review_uncertainty)
     choices = _compare_choices(measured.choices)
-    own = (segmenter.preprocessing.threshold, segmenter.preprocessing.smallest_region)
-    val_dice = next(c["dice"] for c in choices if (c["threshold"], c["smallest_region"]) == own)
+    val_dice = next(
+        choice["dice"]
+        for choice in choices
+        if choice["threshold"] == own.threshold and choice["smallest_region"] == own.smallest_region
+    )
     report = {
         "temperature": temperature,
         "expected_calibration_error": {
@@ -96,9 +101,36 @@ def calibrate(
         "postprocessing": choices,
         "reliability": {when: table.to_dict("list") for when, table in tables.items()},
     }
-    fitted = {"temperature": temperature, "review_uncertainty": review["threshold"]}
-    metadata = raw.metadata | {"val_dice": val_dice}
-    return dataclasses.replace(raw, preprocessing=rules | fitted, metadata=metadata), report
+    calibrated = dataclasses.replace(
+        checkpoint,
+        preprocessing=rules | {"review_uncertainty": review["threshold"]},
+        metadata=checkpoint.metadata | {"val_dice": val_dice},
+    )
+    return calibrated, report
+
+
+def count_near_tumour(
+    segmenter: Segmenter,
+    images: Mapping[str, SliceReader],
+    masks: Mapping[str, SliceReader],
+    batch_size: int,
+) -> np.ndarray:
+    """Count the pixels near tumour, predicted or true, by truth and logit.
+
+    Returns:
+        (2, 961) int64: by truth (0 or 1) and by ``_LOGITS``.
+    """
+    near = np.zeros((2, len(_LOGITS)), dtype=np.int64)
+    for name, result in segment_patients(segmenter, images, batch_size):
+        truth = masks[name]() > 0
+        tumour = truth | (result.mask > 0)
+        if tumour.any():
+            place = np.searchsorted(_EDGES, _logit(result.probability))  # (H, W)
+            around = ndimage.distance_transform_edt(~tumour) <= NEIGHBOURHOOD
+            for value in (0, 1):
+                chosen = place[around & (truth == value)]
+                near[value] += np.bincount(chosen, minlength=len(_LOGITS))
+    return near
 
 
 def measure(
@@ -107,43 +139,17 @@ def measure(
     masks: Mapping[str, SliceReader],
     batch_size: int,
 ) -> Measurement:
-    """Count the pixels of all slices by logit, one patient in memory at a time."""
-    near = np.zeros((2, len(_LOGITS)), dtype=np.int64)
-    choices = []
+    """Score each slice, and other thresholds and smallest regions; one patient in memory."""
+    expected, found, choices = [], [], []
     for patient, names in by_patient(list(images)).items():
         results = segment_volume(segmenter, [images[name]() for name in names], batch_size)
-        truths = [masks[name]() > 0 for name in names]
-        for result, truth in zip(results, truths, strict=True):
-            tumour = truth | (result.mask > 0)
-            if tumour.any():
-                place = np.searchsorted(_EDGES, _logit(result.probability))  # (H, W)
-                around = ndimage.distance_transform_edt(~tumour) <= NEIGHBOURHOOD
-                for value in (0, 1):
-                    chosen = place[around & (truth == value)]
-                    near[value] += np.bincount(chosen, minlength=len(_LOGITS))
+        truths = np.stack([masks[name]() > 0 for name in names])
+        counts = [confusion_counts(r.mask, truth) for r, truth in zip(results, truths, strict=True)]
+        expected += [result.expected_dice for result in results]
+        found += [float(dice(outcome)) for outcome in counts]
         volume = np.stack([result.probability for result in results])
-        choices.append(_try_choices(segmenter, volume, np.stack(truths)).assign(patient=patient))
-    return Measurement(near, pd.concat(choices))
-
-
-def compare_expectation(
-    segmenter: Segmenter,
-    images: Mapping[str, SliceReader],
-    masks: Mapping[str, SliceReader],
-    batch_size: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the Dice that a calibrated model expects of each slice, and the one that it has.
-
-    Returns:
-        (slices,) float64 each; NaN where nothing may be tumour, and without tumour in mask and
-        truth.
-    """
-    pairs = [
-        (result.expected_dice, float(dice(confusion_counts(result.mask, masks[name]()))))
-        for name, result in segment_patients(segmenter, images, batch_size)
-    ]
-    expected, found = np.array(pairs).T
-    return expected, found
+        choices.append(_try_choices(segmenter, volume, truths).assign(patient=patient))
+    return Measurement(np.array(expected), np.array(found), pd.concat(choices))
 
 
 def _try_choices(segmenter: Segmenter, volume: np.ndarray, truths: np.ndarray) -> pd.DataFrame:
@@ -174,7 +180,7 @@ def fit_temperature(near_tumour: np.ndarray) -> float:
     """Return the temperature with the highest likelihood of the truth (Guo et al. 2017).
 
     Args:
-        near_tumour: (2, 961), as of ``Measurement``.
+        near_tumour: (2, 961), as of ``count_near_tumour``.
 
     Returns:
         Between 0.1 and 10; above 1 where the model is too sure of itself.
@@ -199,7 +205,7 @@ def reliability(near_tumour: np.ndarray, temperature: float, bins: int = 10) -> 
     """Compare predicted probabilities with how often tumour was there.
 
     Args:
-        near_tumour: (2, 961), as of ``Measurement``.
+        near_tumour: (2, 961), as of ``count_near_tumour``.
         temperature: Divides the logits.
         bins: Equal intervals of probability.
 
