@@ -84,3 +84,9 @@ def test_the_figure_can_be_drawn_where_no_slice_holds_tumour():
     axes = figures.robustness(table).axes[0]
     assert "undefined" in axes.get_title()
     assert [text.get_text() for text in axes.texts] == ["undefined", "undefined"]
+
+
+def test_the_figure_says_when_nothing_is_lost():
+    table = pd.DataFrame({"condition": ["as it is", "blur"], "dice": [0.7, 0.8], "lost": [0, -0.1]})
+    title = figures.robustness(table).axes[0].get_title()
+    assert title == "Nothing is lost under any condition"

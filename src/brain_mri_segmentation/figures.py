@@ -245,6 +245,9 @@ def robustness(table: pd.DataFrame) -> "Figure":
         axes.set_title("Dice is undefined: there is no tumour to find")
         return figure
     worst = table.loc[table["lost"].idxmax()]
+    if worst["lost"] <= 0:
+        axes.set_title("Nothing is lost under any condition")
+        return figure
     axes.set_title(f"Most is lost under: {worst['condition']} ({-worst['lost']:+.3f} mean Dice)")
     return figure
 

@@ -7,6 +7,7 @@
 Research use only, not a medical device.
 """
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -211,7 +212,8 @@ def group_volumes(paths: Sequence[str]) -> dict[str, list[str]]:
 
     Returns:
         Paths by volume, in the order of the numbers, at most 512 in one. A file that is named
-        ``<volume>`` alone is its first.
+        ``<volume>`` alone is its first. What is more is called ``<volume>-2``, ``-3`` and so on,
+        or by the next number that no volume of the folder has for itself.
     """
     volumes: dict[str, list[tuple[int, str]]] = {}
     for path in paths:
@@ -221,9 +223,10 @@ def group_volumes(paths: Sequence[str]) -> dict[str, list[str]]:
     groups = {}
     for volume, numbered in sorted(volumes.items()):
         ordered = [path for _, path in sorted(numbered)]
+        names = itertools.chain([volume], (f"{volume}-{part}" for part in itertools.count(2)))
+        free = (name for name in names if name == volume or name not in volumes)
         for start in range(0, len(ordered), MOST_SLICES):
-            part = f"-{1 + start // MOST_SLICES}" if start else ""
-            groups[f"{volume}{part}"] = ordered[start : start + MOST_SLICES]
+            groups[next(free)] = ordered[start : start + MOST_SLICES]
     return groups
 
 

@@ -19,3 +19,9 @@ def test_a_volume_in_memory_is_bounded():
         "x-3": 176,
     }
     assert groups["x-2"][0] == "x_512"
+
+
+def test_what_a_volume_has_too_many_takes_no_other_volume_s_name():
+    groups = group_volumes([f"x_{n}" for n in range(513)] + ["x-2_1"])
+    assert {name: len(paths) for name, paths in groups.items()} == {"x": 512, "x-2": 1, "x-3": 1}
+    assert groups["x-2"] == ["x-2_1"]

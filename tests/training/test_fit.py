@@ -12,7 +12,7 @@ from brain_mri_segmentation.inference import Segmenter, load_model, segment_pati
 from brain_mri_segmentation.metrics import confusion_counts, dice
 from brain_mri_segmentation.parameters import AugmentationParameters
 from brain_mri_segmentation.training import Partition, Recipe, fit_model
-from brain_mri_segmentation.training.callbacks import MovingAverage
+from brain_mri_segmentation.training.callbacks import EpochReport, MovingAverage
 from brain_mri_segmentation.training.segmentation_module import SegmentationModule
 
 pytestmark = pytest.mark.slow
@@ -59,6 +59,24 @@ def test_training_learns_and_returns_the_best_epoch(parameters, partitions, tmp_
     assert checkpoint.metadata["fingerprint"] == {"data": "abc"}
     assert "Epoch 3/3: train/loss" in caplog.text
     assert "left" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "left"),
+    [
+        ([10], 10 + 2 * 20),  # one more at half the resolution, and two that take twice as long
+        ([10, 12], 2 * 22),
+        ([10, 12, 50], 50),  # now it is known how long these take
+        ([10, 12, 50, 50], 0),
+    ],
+)
+def test_the_time_left_rests_on_epochs_of_the_same_kind(parameters, seconds, left):
+    settings = parameters.training.model_copy(update={"epochs": 4, "half_resolution_share": 0.5})
+    report = EpochReport(settings, None)
+    report.load_state_dict(
+        {"rows": [{"epoch": 1 + n, "seconds": s} for n, s in enumerate(seconds)]}
+    )
+    assert report._seconds_left(len(seconds)) == left
 
 
 def test_the_returned_weights_are_those_that_were_validated(parameters, partitions, tmp_path):

@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import lightning
@@ -108,13 +109,15 @@ class EpochReport(Callback):
             self._experiment.log_metrics(scores, step=int(row["epoch"]))
 
     def _seconds_left(self, done: int) -> float:
-        """Estimate from the epochs so far; one at half the resolution costs a quarter."""
-        costs = [
-            0.25 if self._settings.at_half_resolution(epoch) else 1.0
-            for epoch in range(self._settings.epochs)
-        ]
-        spent = sum(row["seconds"] for row in self._rows)
-        return spent / sum(costs[:done]) * sum(costs[done:])
+        """Estimate from the epochs so far; those at half the resolution come first."""
+        epochs = self._settings.epochs
+        coarse = sum(self._settings.at_half_resolution(epoch) for epoch in range(epochs))
+        seconds = [row["seconds"] for row in self._rows]
+        short = mean(seconds[:coarse] or [0])
+        # Steps of a whole epoch take four times as long, its validation does not: about twice.
+        long = mean(seconds[coarse:] or [2 * short])
+        short_left = max(0, coarse - done)
+        return short_left * short + (epochs - done - short_left) * long
 
 
 class MovingAverage(WeightAveraging):

@@ -110,7 +110,7 @@ def report_folder(inference_summary: pd.DataFrame) -> None:
     problems = inference_summary[inference_summary["problem"] != ""]
     sound = len(inference_summary) - len(problems)
     tumour = int((inference_summary["tumour_pixels"] > 0).sum())
-    logger.info("%d slices segmented, %d with tumour. Research use only.", sound, tumour)
+    logger.info("Slices segmented: %d, of which with tumour: %d. Research use only.", sound, tumour)
     if len(problems):
         listed = "".join(f"\n  {row.slice}: {row.problem}" for row in problems[:20].itertuples())
         raise InputError(
