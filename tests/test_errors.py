@@ -1,7 +1,11 @@
 import subprocess
 import sys
 
+import pytest
+from kedro.io import DatasetError
+
 from brain_mri_segmentation.errors import InputError, find_input_error
+from brain_mri_segmentation.startup import storage_error
 
 SCRIPT = """
 from brain_mri_segmentation.errors import InputError, show_input_errors_without_traceback
@@ -43,3 +47,28 @@ def test_other_uncaught_errors_keep_their_traceback():
     )
     assert done.returncode == 1
     assert "Traceback" in done.stderr
+
+
+def as_kedro_wraps(cause):
+    try:
+        try:
+            raise cause
+        except type(cause) as error:
+            raise DatasetError("masks: Failed while saving") from error
+    except DatasetError as error:
+        return error
+
+
+def test_what_a_disk_refuses_is_told_with_the_dataset():
+    told = storage_error(as_kedro_wraps(OSError(28, "No space left on device")))
+    assert str(told).startswith("masks: Failed while saving")
+
+
+def test_what_an_object_storage_refuses_is_told_with_the_dataset():
+    exceptions = pytest.importorskip("botocore.exceptions", reason="the extra s3 is not installed")
+    assert storage_error(as_kedro_wraps(exceptions.NoCredentialsError())) is not None
+
+
+def test_a_fault_in_a_dataset_keeps_its_traceback():
+    assert storage_error(as_kedro_wraps(KeyError("x"))) is None
+    assert storage_error(OSError(28, "not while a dataset was read or written")) is None

@@ -1,6 +1,7 @@
 """The one exception that stands for a mistake the user can mend, and how it is shown."""
 
 import sys
+from collections.abc import Callable
 from types import TracebackType
 
 
@@ -21,14 +22,20 @@ def find_input_error(error: BaseException | None) -> InputError | None:
     return None
 
 
-def show_input_errors_without_traceback() -> None:
-    """Make an uncaught InputError end the process with its message and exit code 1."""
+def show_input_errors_without_traceback(
+    translate: Callable[[BaseException], InputError | None] = lambda _: None,
+) -> None:
+    """Make an uncaught InputError end the process with its message and exit code 1.
+
+    Args:
+        translate: Gives the InputError that another error amounts to, None if it is a fault.
+    """
     fallback = sys.excepthook
 
     def excepthook(
         kind: type[BaseException], error: BaseException, traceback: TracebackType | None
     ) -> None:
-        if (input_error := find_input_error(error)) is None:
+        if (input_error := find_input_error(error) or translate(error)) is None:
             fallback(kind, error, traceback)
         else:
             sys.stderr.write(f"\nError: {input_error}\n")

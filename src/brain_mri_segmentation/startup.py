@@ -7,7 +7,9 @@ import warnings
 from functools import cache
 from typing import TextIO
 
-from brain_mri_segmentation.errors import show_input_errors_without_traceback
+from kedro.io import DatasetError
+
+from brain_mri_segmentation.errors import InputError, show_input_errors_without_traceback
 from brain_mri_segmentation.processes import Processes
 
 # Nothing is reported to anybody unless the user says so. Libraries read this when imported.
@@ -49,6 +51,23 @@ def prepare() -> None:
             show(message, category, filename, lineno, file, line)
 
     warnings.showwarning = show_if_for_users
-    show_input_errors_without_traceback()
+    show_input_errors_without_traceback(storage_error)
     if Processes.started().rank:
         logging.disable(logging.WARNING)  # the first process says it
+
+
+def storage_error(error: BaseException) -> InputError | None:
+    """Return what a disk or an object storage refused; None for any other error.
+
+    Kedro has put the name of the dataset in front of what they say.
+    """
+    cause: BaseException | None = error
+    while isinstance(error, DatasetError) and cause is not None:
+        # OSError: also a disk that is full; botocore: no credentials, no such server.
+        if isinstance(cause, OSError) or type(cause).__module__ == "botocore.exceptions":
+            return InputError(
+                f"{error}\nCheck the path, and for object storage the credentials "
+                "('On a cloud machine' in docs/training.md)."
+            )
+        cause = cause.__cause__ or cause.__context__
+    return None
