@@ -76,7 +76,8 @@ class PreprocessingParameters(Parameters):
     upper_percentile: float = Field(gt=50, le=100)
     """Intensities above this percentile of the volume are clipped, per channel."""
     threshold: float = Field(gt=0, lt=1)
-    """Tumour probability from which a pixel belongs to the mask."""
+    """Tumour probability, as the temperature has made it, from which a pixel belongs to the
+    mask."""
     smallest_region: Share = 0
     """Tumour regions of a volume, connected in three dimensions, are dropped when they have fewer
     pixels than this share of the largest one."""
@@ -89,6 +90,10 @@ class PreprocessingParameters(Parameters):
     review_uncertainty: Share = 0.5
     """A slice goes to review when the Dice that the model itself expects of its mask falls short of
     1 by more than this; training fits it on validation."""
+
+    def of_trained_weights(self) -> dict[str, object]:
+        """Return what may still be chosen when the weights are there, by name."""
+        return self.model_dump(include={"threshold", "smallest_region", "flip"})
 
 
 class AugmentationParameters(Parameters):

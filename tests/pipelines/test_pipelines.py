@@ -114,6 +114,23 @@ def test_the_trained_model_is_calibrated_on_validation(trained):
     assert "temperature of" in trained["reliability_diagram"].axes[0].get_title()
 
 
+def test_threshold_regions_and_mirror_image_can_be_chosen_without_training_again(
+    trained, processed, small_parameters
+):
+    chosen = {"threshold": 0.3, "smallest_region": 0.9, "flip": False, "image_size": 64}
+    preprocessing = small_parameters.preprocessing.model_copy(update=chosen)
+    again = run(
+        training.create_pipeline().only_nodes("calibrate_model"),
+        small_parameters.model_copy(update={"preprocessing": preprocessing}),
+        **processed,
+        uncalibrated_checkpoint=trained["uncalibrated_checkpoint"],
+    )["checkpoint"]
+    expected = trained["checkpoint"].preprocessing | chosen
+    fitted = {name: again.preprocessing[name] for name in ("temperature", "review_uncertainty")}
+    # What the network learnt from stays as it was.
+    assert again.preprocessing == expected | fitted | {"image_size": 32}
+
+
 def test_robustness_is_scored_on_the_partition(processed, trained, small_parameters):
     made = run(robustness.create_pipeline(), small_parameters, **processed, **trained)
     assert made["robustness"]["condition"].iloc[0] == "as it is"

@@ -1,5 +1,6 @@
 """From split folders to a checkpoint."""
 
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -52,9 +53,19 @@ def train_model(
 
 
 def calibrate_model(
-    checkpoint: Checkpoint, val_images: Slices, val_masks: Slices, training: TrainingParameters
+    checkpoint: Checkpoint,
+    val_images: Slices,
+    val_masks: Slices,
+    preprocessing: PreprocessingParameters,
+    training: TrainingParameters,
 ) -> tuple[Checkpoint, Report]:
-    """Fit temperature and review threshold on validation; return the model that knows them."""
+    """Fit temperature and review threshold on validation; return the model that knows them.
+
+    Threshold, smallest region and flip are those of today's parameters, so that they can be chosen
+    without training again.
+    """
+    chosen = checkpoint.preprocessing | preprocessing.of_trained_weights()
+    checkpoint = dataclasses.replace(checkpoint, preprocessing=chosen)
     device = best_device(training.accelerator)
     calibrated, report = calibrate(checkpoint, val_images, val_masks, training.batch_size, device)
     error, review = report["expected_calibration_error"], report["review"]

@@ -36,6 +36,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                     "checkpoint": "uncalibrated_checkpoint",
                     "val_images": "val_images",
                     "val_masks": "val_masks",
+                    "preprocessing": "params:preprocessing",
                     "training": "params:training",
                 },
                 outputs=["checkpoint", "calibration"],
