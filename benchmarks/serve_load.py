@@ -1,10 +1,11 @@
 """What the service costs over the bare forward pass.
 
-    .venv/bin/python benchmarks/serve_load.py [--checkpoint data/demo/06_models/unet/best.ckpt]
+    .venv/bin/python benchmarks/serve_load.py [--checkpoint data/06_models/unet/best.ckpt]
 
-Starts the service on loopback with the given model, then posts phantom slices from 1, 8 and 32
-clients for a bounded number of requests. The bare figure is ``segment`` called in this process,
-slice by slice, before the service starts. Prints latency and throughput of each, and the ratio.
+Starts the service on loopback with the given model, the shipped one by default, then posts phantom
+slices from 1, 8 and 32 clients for a bounded number of requests. The bare figure is ``segment``
+called in this process, slice by slice, before the service starts. Prints latency and throughput of
+each, and the ratio.
 """
 
 import argparse
@@ -62,7 +63,7 @@ def load(address: str, files: list[bytes], clients: int, requests: int) -> tuple
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = PROJECT / "data/demo/06_models/unet/best.ckpt"
+    default = PROJECT / "data/06_models/pretrained/unet"
     parser.add_argument("--checkpoint", type=Path, default=default)
     parser.add_argument("--requests", type=int, default=192)
     options = parser.parse_args()
