@@ -57,7 +57,7 @@ def test_the_score_of_a_real_patient_is_the_one_that_was_reported(segmenter, pat
         confusion_counts(result.mask, mask)
         for result, mask in zip(segment_volume(segmenter, images), masks, strict=True)
     ]
-    assert dice(np.sum(counts, axis=0)) == pytest.approx(0.881, abs=0.005)
+    assert dice(np.sum(counts, axis=0)) == pytest.approx(0.879, abs=0.005)
 
 
 def test_a_lone_slice_is_segmented_as_well_as_one_of_a_volume(segmenter, patient):
