@@ -40,8 +40,11 @@ def main() -> None:
         truth = np.stack([masks[name]() for name in names])
         ours = np.stack([result.mask for result in segment_volume(segmenter, slices)])
         with torch.inference_mode():
-            pixels = processor(slices, return_tensors="pt")["pixel_values"].split(16)
-            logits = torch.cat([segmenter.network(batch) for batch in pixels])
+            batches = processor(slices, return_tensors="pt")["pixel_values"].split(16)
+            logits = torch.cat([segmenter.network(batch) for batch in batches])
+            if rules.flip:
+                mirrored = [segmenter.network(batch.flip(-1)).flip(-1) for batch in batches]
+                logits = (logits + torch.cat(mirrored)) / 2
         probability = (logits / rules.temperature).softmax(dim=1)[:, 1].numpy()
         kept = drop_small_regions(probability, rules.threshold, rules.smallest_region)
         for name, mask in zip(rows, (ours, kept >= rules.threshold), strict=True):

@@ -1,4 +1,4 @@
-"""What is set before anything runs, so that the command line speaks clearly."""
+"""What is set before anything runs: how the command line speaks, and how memory is held."""
 
 import logging
 import os
@@ -7,9 +7,8 @@ import warnings
 from functools import cache
 from typing import TextIO
 
-from kedro.io import DatasetError
-
 from brain_mri_segmentation.errors import InputError, show_input_errors_without_traceback
+from brain_mri_segmentation.memory import keep_freed_memory
 from brain_mri_segmentation.processes import Processes
 
 # Nothing is reported to anybody unless the user says so. Libraries read this when imported.
@@ -35,7 +34,8 @@ _NOT_FOR_USERS = (
 
 @cache  # both Kedro's command line (entry point kedro.init) and settings.py ask for it
 def prepare() -> None:
-    """Silence notes that are not for users, and show input errors without a traceback."""
+    """Silence notes that are not for users, show input errors without a traceback, keep memory."""
+    keep_freed_memory()
     # A filter would not do: libraries put filters of their own in front of it.
     show = warnings.showwarning
 
@@ -59,10 +59,12 @@ def prepare() -> None:
 def storage_error(error: BaseException) -> InputError | None:
     """Return what a disk or an object storage refused; None for any other error.
 
-    Kedro has put the name of the dataset in front of what they say.
+    Kedro wraps what they say in a DatasetError, with the name of the dataset.
     """
+    # By their names: neither library is needed, nor imported, where an error is shown.
+    wrapped = (type(error).__module__, type(error).__name__) == ("kedro.io.core", "DatasetError")
     cause: BaseException | None = error
-    while isinstance(error, DatasetError) and cause is not None:
+    while wrapped and cause is not None:
         # OSError: also a disk that is full; botocore: no credentials, no such server.
         if isinstance(cause, OSError) or type(cause).__module__ == "botocore.exceptions":
             return InputError(

@@ -19,7 +19,6 @@ from brain_mri_segmentation.inference import (
     group_volumes,
     segment_volume,
 )
-from brain_mri_segmentation.memory import keep_freed_memory
 from brain_mri_segmentation.models import Checkpoint
 
 logger = logging.getLogger(__name__)
@@ -40,7 +39,6 @@ def segment_folder(
     input_slices: Slices, serving_model: Checkpoint
 ) -> Iterator[tuple[Pictures, Pictures, dict[str, pd.DataFrame]]]:
     """Segment one volume at a time; a file that cannot be read is listed and left out."""
-    keep_freed_memory()
     segmenter = Segmenter(serving_model, best_device())
     volumes = group_volumes(list(input_slices))
     for volume, paths in tqdm(volumes.items(), "Volumes", disable=not sys.stderr.isatty()):
