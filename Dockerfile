@@ -57,7 +57,7 @@ CMD ["uvicorn", "--factory", "brain_mri_segmentation.serving:create_app", "--no-
 # --- training: docker run --volume "$PWD/data:/app/data" brain-mri-segmentation:training run ... --
 
 FROM sources AS training-packages
-RUN --mount=type=secret,id=pip,target=/etc/pip.conf pip install ".[training,postgresql]"
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf pip install ".[training,postgresql,s3]"
 # Kedro runs the project from its sources.
 COPY src src
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf pip install --no-deps --editable .

@@ -127,7 +127,8 @@ def parameters_page() -> str:
     parts = [
         "# Parameters\n",
         "Generated from the types in `parameters.py` and the values in `conf/*/parameters.yml`. "
-        "Change one in `conf/local/parameters.yml`, or for a single run:\n",
+        "Change one in `conf/local/parameters.yml` (`model`, `raw_path`, `split_manifest`, `input` "
+        "and `serving_model` in `conf/local/globals.yml`), or for a single run:\n",
         "```bash\nkedro run --params training.epochs=5,model=segformer\n```\n",
         "An unknown name or a value outside its range is refused before anything runs.\n",
     ]

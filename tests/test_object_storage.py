@@ -116,6 +116,9 @@ def test_the_model_segments_and_is_served_from_the_bucket(project, storage, monk
     model, place = load_serving_model(project.folder)
     assert place == "s3://lgg/data/06_models/unet/best.ckpt"
     assert model.checkpoint.digest == dataset.load().digest
+    monkeypatch.setenv("SERVING_MODEL", "s3://lgg/data/06_models/unet/uncalibrated.ckpt")
+    model, place = load_serving_model(project.folder)
+    assert place.endswith("uncalibrated.ckpt")
 
 
 def test_an_exported_folder_is_loaded_from_the_bucket(project, storage, bucket, tmp_path):

@@ -32,7 +32,8 @@ def load_serving_model(project: Path) -> tuple[Segmenter, str]:
         InputError: There is none, or it cannot be read; the message says what to run.
     """
     if place := os.environ.get(MODEL_VARIABLE):
-        return Segmenter(load_checkpoint(place)), place
+        credentials = _config(project)["credentials"].get("storage") if is_remote(place) else None
+        return Segmenter(load_checkpoint(place, credentials)), place
     config = _config(project)
     entry = config["catalog"].get(ENTRY)
     if entry is None:
