@@ -7,7 +7,13 @@ import tifffile
 from PIL import Image
 
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.images import MOST_SLICES, NotAnImage, read_slice, read_volume
+from brain_mri_segmentation.images import (
+    MOST_SLICES,
+    NotAnImage,
+    read_slice,
+    read_slices,
+    read_volume,
+)
 
 RGB = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 GREY = RGB[..., 0]
@@ -147,6 +153,11 @@ def test_slices_of_a_volume_share_the_scale_of_16_bits():
     expected = np.clip(np.rint(dim / top * 255), 0, 255)
     for contents in ([tiff(bright), tiff(dim)], [tiff(np.stack([bright, dim]))]):
         assert np.array_equal(read_volume(contents)[1][..., 0], expected)
+    files = {"bright": lambda: tiff(bright), "dim": lambda: tiff(dim), "text": lambda: b"text"}
+    slices, problems = read_slices(files)
+    assert np.array_equal(slices["dim"][..., 0], expected)
+    assert list(problems) == ["text"]
+    assert problems["text"].startswith("The file is no TIFF")
 
 
 def test_too_many_pages_are_refused_before_they_are_read():

@@ -68,6 +68,12 @@ def test_slices_of_a_batch_have_nothing_to_do_with_each_other(checkpoint):
         np.testing.assert_allclose(result.probability, expected.probability, atol=1e-5)
 
 
+def test_a_model_that_prepares_slices_in_an_unknown_way_is_refused(checkpoint):
+    checkpoint.preprocessing["window"] = "bone"
+    with pytest.raises(InputError, match="in a way that this version does not know.*'window'"):
+        Segmenter(checkpoint)
+
+
 def test_the_mirror_image_is_segmented_too(checkpoint):
     (image,) = volume((32, 32))
     checkpoint.preprocessing["flip"] = False

@@ -11,7 +11,7 @@
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -48,13 +48,29 @@ def read_slice(content: bytes) -> np.ndarray:
         NotAnImage: It is no TIFF, PNG or JPEG.
         InputError: It is one that cannot be a slice; the message says why.
     """
-    pages = _read_pages(content, 1, MOST_PIXELS)
-    if len(pages) > 1:
-        raise InputError(
-            "The file holds several pages, and one slice is expected. "
-            "A stack is a volume, not a slice."
-        )
-    return _to_slices(pages)[0]
+    return _to_slices([_read_page(content)])[0]
+
+
+def read_slices(
+    files: Mapping[str, Callable[[], bytes]],
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Read the slices of one volume, each a file of its own, and leave out what is none.
+
+    Args:
+        files: Readers of the files by name; one that raises ``InputError`` is left out, too.
+
+    Returns:
+        (H, W, 3) uint8 by name, on one scale where they have more than 8 bits; and what is wrong
+        with the others, by name.
+    """
+    pages: dict[str, np.ndarray] = {}
+    problems: dict[str, str] = {}
+    for name, read in files.items():
+        try:
+            pages[name] = _read_page(read())
+        except InputError as error:
+            problems[name] = str(error)
+    return dict(zip(pages, _to_slices(list(pages.values())), strict=True)), problems
 
 
 def read_volume(contents: Sequence[bytes]) -> list[np.ndarray]:
@@ -89,6 +105,17 @@ def read_volume(contents: Sequence[bytes]) -> list[np.ndarray]:
 def is_zip(content: bytes) -> bool:
     """Say whether a file is a zip by its own bytes; an empty one is, too."""
     return content.startswith((b"PK\x03\x04", b"PK\x05\x06"))
+
+
+def _read_page(content: bytes) -> np.ndarray:
+    """Return the one page of a file, as ``_read_pages`` does."""
+    pages = _read_pages(content, 1, MOST_PIXELS)
+    if len(pages) > 1:
+        raise InputError(
+            "The file holds several pages, and one slice is expected. "
+            "A stack is a volume, not a slice."
+        )
+    return pages[0]
 
 
 def _read_pages(content: bytes, most: int, room: int) -> list[np.ndarray]:

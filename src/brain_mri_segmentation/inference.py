@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from scipy import ndimage
 
 from brain_mri_segmentation.cohort import SliceReader, by_patient, patient_of
@@ -71,11 +72,20 @@ class Segmenter:
     Args:
         checkpoint: The trained model.
         device: Where it runs, such as ``cpu`` or ``cuda``.
+
+    Raises:
+        InputError: It was trained by a version that prepares slices in another way.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: str = "cpu") -> None:
         self.checkpoint = checkpoint
-        self.preprocessing = PreprocessingParameters.model_validate(checkpoint.preprocessing)
+        try:
+            self.preprocessing = PreprocessingParameters.model_validate(checkpoint.preprocessing)
+        except ValidationError as error:
+            raise InputError(
+                "The model says in a way that this version does not know how slices are prepared "
+                f"({error.errors()[0]['msg']}). Use the version that trained it, or train again."
+            ) from error
         self.device = torch.device(device)
         self.network = checkpoint.build().to(self.device)
 

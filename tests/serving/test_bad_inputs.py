@@ -385,6 +385,11 @@ to_volume(
 )
 to_volume("a zip bomb that says it is small", 422, modest_bomb)
 to_volume("a zip of 600 slices", 422, zipped(*((f"{n}.png", encode(RGB)) for n in range(600))))
+to_volume(
+    "a zip of two patients",
+    422,
+    zipped(*((f"{patient}/{patient}_{n}.png", encode(RGB)) for patient in "ab" for n in (1, 2))),
+)
 to_volume("a zip with LZMA", 422, zipped(("a.png", encode(RGB)), compression=zipfile.ZIP_LZMA))
 to_volume("a zip with bzip2", 422, zipped(("a.png", encode(RGB)), compression=zipfile.ZIP_BZIP2))
 to_volume("a zip that says it holds 4 GB", 422, lying_zip())
@@ -418,6 +423,11 @@ to_volume(
     "a zip with names `../../a.png`, `/etc/b.png` and `²`",
     200,
     zipped(("../../a.png", encode(RGB)), ("/etc/b.png", encode(RGB)), ("²", encode(RGB))),
+)
+to_volume(
+    "a zip with a mask beside its slice, which is left out",
+    200,
+    zipped(("p_1.png", encode(RGB)), ("p_1_mask.png", b"not read")),
 )
 to_volume("a zip with a number of 5,000 digits as name", 200, zipped(("1" * 5000, encode(RGB))))
 

@@ -261,9 +261,10 @@ def test_a_failing_model_is_a_500_that_says_nothing_of_the_inside(settings, segm
         raise RuntimeError("/secret/path")
 
     service.batcher._segment_batch = broken
-    with TestClient(create_app(service), raise_server_exceptions=False) as client:
+    with TestClient(create_app(service)) as client:
         answer = post(client, encode(image), headers={"X-Request-ID": "q1"})
     assert answer.status_code == 500
+    assert answer.headers["x-request-id"] == "q1"
     assert answer.headers["content-type"] == "application/problem+json"
     assert "secret" not in answer.text
     assert answer.json()["request_id"] == "q1"

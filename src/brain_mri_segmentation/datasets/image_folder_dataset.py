@@ -1,23 +1,22 @@
 """Any folder of pictures, slices of patients in folders or flat; or a single picture."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn
 
 import fsspec
-import numpy as np
 from fsspec import AbstractFileSystem
 from kedro.io import AbstractDataset, DatasetError
 from kedro.io.core import get_protocol_and_path
 
-from brain_mri_segmentation.cohort import SliceReader
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.images import read_slice
 
 _ENDINGS = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
+FileReader = Callable[[], bytes]
 
 
-class ImageFolderDataset(AbstractDataset[NoReturn, dict[str, SliceReader]]):
-    """Reads lazily; files that end in ``_mask`` are left out.
+class ImageFolderDataset(AbstractDataset[NoReturn, dict[str, FileReader]]):
+    """Reads lazily; files that end in ``_mask`` or begin with a dot are left out.
 
     Args:
         path: The folder or the one picture, on any file system that fsspec knows; None is an error
@@ -37,8 +36,8 @@ class ImageFolderDataset(AbstractDataset[NoReturn, dict[str, SliceReader]]):
         self._path, self._parameter, self._credentials = path, parameter, credentials or {}
         self.metadata = metadata
 
-    def load(self) -> dict[str, SliceReader]:
-        """Return a reader of (H, W, 3) uint8 by path inside the folder, without ending.
+    def load(self) -> dict[str, FileReader]:
+        """Return a reader of each file's bytes by its path inside the folder, without ending.
 
         Raises:
             InputError: No folder is named, or it holds no picture.
@@ -49,12 +48,13 @@ class ImageFolderDataset(AbstractDataset[NoReturn, dict[str, SliceReader]]):
             )
         protocol, root = get_protocol_and_path(self._path)
         filesystem = fsspec.filesystem(protocol, **self._credentials)
-        files: dict[str, SliceReader] = {}
+        files: dict[str, FileReader] = {}
         paths = sorted(filesystem.find(root))
         folder = root.rpartition("/")[0] if paths == [root] else root  # a picture finds itself
         for path in paths:
             name, _, ending = path[len(folder) :].lstrip("/").rpartition(".")
-            if f".{ending.lower()}" in _ENDINGS and not name.endswith("_mask"):
+            hidden = name.rpartition("/")[2].startswith(".")  # such as macOS writes beside files
+            if f".{ending.lower()}" in _ENDINGS and not name.endswith("_mask") and not hidden:
                 # Beside scan.tif, a scan.png keeps its ending, so that neither is lost.
                 files[f"{name}.{ending}" if name in files else name] = partial(
                     _read, filesystem, path
@@ -72,9 +72,9 @@ class ImageFolderDataset(AbstractDataset[NoReturn, dict[str, SliceReader]]):
         return {"path": self._path}
 
 
-def _read(filesystem: AbstractFileSystem, path: str) -> np.ndarray:
+def _read(filesystem: AbstractFileSystem, path: str) -> bytes:
     try:
-        content = filesystem.cat_file(path)
+        content: bytes = filesystem.cat_file(path)
     except OSError as error:  # one file among many, which must not end the run
         raise InputError(f"The file cannot be opened: {error}") from error
-    return read_slice(content)
+    return content

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 from torch.nn import functional as F
 
+from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.models.hub import HubModel
 
 
@@ -54,7 +55,13 @@ class UNetLarge(nn.Module, HubModel):
         in_channels: int = 3,
         classes: int = 2,
     ) -> None:
-        from monai.networks.nets import SegResNetDS  # needs seconds, and only this model needs it
+        try:  # needs seconds, and only this model needs it
+            from monai.networks.nets import SegResNetDS
+        except ImportError as error:
+            raise InputError(
+                "A unet_large needs the package monai, which is not installed here. "
+                "Install it with pip install 'brain-mri-segmentation[unet_large]'."
+            ) from error
 
         super().__init__()
         self.config = {

@@ -50,6 +50,7 @@ class Service:
         self.stopping = False
         # A volume takes up to 200 MB while it is read, before the queue can refuse it.
         self.reading_volume = asyncio.Semaphore(2)
+        self.reading_slice = asyncio.Semaphore(2)  # the largest takes 300 MB
         self.batcher = Batcher(
             lambda images: segment_batch(self.model, images, settings.max_batch),
             settings.max_batch,

@@ -11,6 +11,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from brain_mri_segmentation.serving.problems import failed
+
 logger = logging.getLogger(__name__)
 
 _METHODS = frozenset(HTTPMethod)
@@ -84,12 +86,12 @@ class RequestContext:
         given = headers.get(b"x-request-id", b"").decode("latin-1")
         request_id = given if _SOUND_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
-        status, started = 500, time.perf_counter()
+        status, answered, started = 500, False, time.perf_counter()
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, answered
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, answered = message["status"], True
                 message["headers"] = [
                     *message["headers"],
                     (b"x-request-id", request_id.encode("latin-1")),
@@ -99,6 +101,11 @@ class RequestContext:
         self._metrics.in_flight.inc()
         try:
             await self._app(scope, self._limited(receive, headers), send_with_id)
+        except Exception as error:
+            if answered:
+                raise
+            logger.error("unexpected error", exc_info=error, extra={"request_id": request_id})
+            await failed(request_id)(scope, receive, send_with_id)
         finally:
             self._metrics.in_flight.dec()
             seconds = time.perf_counter() - started

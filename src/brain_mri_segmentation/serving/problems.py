@@ -1,6 +1,5 @@
 """Errors as RFC 9457 problem details: one clear message, and nothing about the inside."""
 
-import logging
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
@@ -10,8 +9,6 @@ from starlette.exceptions import HTTPException
 
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.images import NotAnImage
-
-logger = logging.getLogger(__name__)
 
 
 class Problem(Exception):  # noqa: N818 - the word of the standard
@@ -74,8 +71,8 @@ def install(app: FastAPI) -> None:
             )
         return problem_response(422, detail, request_id(request))
 
-    @app.exception_handler(Exception)
-    def unexpected(request: Request, error: Exception) -> JSONResponse:
-        logger.error("unexpected error", exc_info=error, extra={"request_id": request_id(request)})
-        detail = "The service failed on this request. Its log names the cause under the request id."
-        return problem_response(500, detail, request_id(request))
+
+def failed(request_id: str) -> JSONResponse:
+    """Return the answer to a request on which the service itself has failed."""
+    detail = "The service failed on this request. Its log names the cause under the request id."
+    return problem_response(500, detail, request_id)

@@ -51,6 +51,7 @@ DISCLAIMER = "Research use only, not a medical device."
 _ZIP_ENTRY = b"PK\x01\x02"  # begins a file's line in the list at the end of a zip
 _SECONDS_BETWEEN_LOOKS = 0.5  # whether a client is still there
 _MOST_ENTRIES = 16 * MOST_SLICES  # folders and hidden files among them
+_NUMBERED = re.compile(r"(.*[^0-9])[0-9]+\.[a-z]+", re.IGNORECASE | re.ASCII | re.DOTALL)
 
 
 @router.post(
@@ -71,7 +72,8 @@ async def segment_slice(
     service.require_model()
     if len((await request.form()).getlist("file")) > 1:
         raise Problem(422, "There are several files, and one slice is expected.")
-    image = await run_in_threadpool(read_slice, await file.read())
+    async with service.reading_slice:
+        image = await run_in_threadpool(read_slice, await file.read())
     result = await _wait_for(service.batcher.segment(image), request)
     headers = service.headers(result.tumour_fraction)
     if _wants_json(request):
@@ -207,8 +209,9 @@ def _unzip(content: bytes, room: int) -> list[bytes]:
             wanted = [
                 info
                 for info in archive.infolist()
-                if not info.is_dir() and not PurePosixPath(info.filename).name.startswith(".")
+                if not info.is_dir() and not _left_out(PurePosixPath(info.filename))
             ]
+            _check_one_volume([info.filename for info in wanted])
             if not wanted or len(wanted) > MOST_SLICES:
                 raise Problem(
                     422, f"The zip holds {len(wanted)} files; 1 to {MOST_SLICES} are taken."
@@ -222,6 +225,26 @@ def _unzip(content: bytes, room: int) -> list[bytes]:
     # zipfile and its decoders raise many kinds of errors, and all of them mean the same here.
     except Exception as error:
         raise Problem(422, "The zip is broken, truncated or encrypted.") from error
+
+
+def _left_out(path: PurePosixPath) -> bool:
+    """Say whether a file in a zip is none of the slices: hidden, or a mask."""
+    return path.name.startswith(".") or path.stem.endswith("_mask")
+
+
+def _check_one_volume(names: list[str]) -> None:
+    """Refuse the slices of several patients, which would be scaled and segmented as one volume.
+
+    Raises:
+        Problem: Files whose names end in numbers differ in what comes before.
+    """
+    volumes = sorted({match[1] for name in names if (match := _NUMBERED.fullmatch(name))})
+    if len(volumes) > 1:
+        raise Problem(
+            422,
+            f"The zip holds files of {len(volumes)} volumes by their names, and one is expected. "
+            "Send a zip for each patient.",
+        )
 
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:

@@ -4,14 +4,13 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
 
-import numpy as np
 import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from brain_mri_segmentation.cohort import Slices
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.figures import overlay
+from brain_mri_segmentation.images import read_slices
 from brain_mri_segmentation.inference import (
     Segmentation,
     Segmenter,
@@ -33,16 +32,19 @@ _COLUMNS = [
     "problem",
 ]
 Pictures = dict[str, Image.Image]
+Files = Mapping[str, Callable[[], bytes]]
 
 
 def segment_folder(
-    input_slices: Slices, serving_model: Checkpoint
+    input_slices: Files, serving_model: Checkpoint
 ) -> Iterator[tuple[Pictures, Pictures, dict[str, pd.DataFrame]]]:
     """Segment one volume at a time; a file that cannot be read is listed and left out."""
     segmenter = Segmenter(serving_model, best_device())
     volumes = group_volumes(list(input_slices))
     for volume, paths in tqdm(volumes.items(), "Volumes", disable=not sys.stderr.isatty()):
-        images, problems = _read(input_slices, paths)
+        images, problems = read_slices({path: input_slices[path] for path in paths})
+        for path, problem in problems.items():
+            logger.warning("%s is left out: %s", path, problem)
         results = segment_volume(segmenter, list(images.values())) if images else []
         found = dict(zip(images, results, strict=True))
         masks = {path: Image.fromarray(result.mask) for path, result in found.items()}
@@ -51,18 +53,6 @@ def segment_folder(
             for path, result in found.items()
         }
         yield masks, overlays, {volume: _tabulate(volume, found, problems)}
-
-
-def _read(slices: Slices, paths: list[str]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Return the slices that can be read, and what is wrong with the others."""
-    images, problems = {}, {}
-    for path in paths:
-        try:
-            images[path] = slices[path]()
-        except InputError as error:
-            logger.warning("%s is left out: %s", path, error)
-            problems[path] = str(error)
-    return images, problems
 
 
 def _tabulate(
@@ -85,10 +75,11 @@ def _tabulate(
 
 def summarise_folder(
     inference_rows: Mapping[str, Callable[[], pd.DataFrame]],
-    input_slices: Slices,
+    input_slices: Files,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return one table of the slices and one of the volumes of this run."""
-    volumes = group_volumes(list(input_slices))
+    # Rows of an earlier run may lie there, and a file may have come into the folder since.
+    volumes = [volume for volume in group_volumes(list(input_slices)) if volume in inference_rows]
     slices = pd.concat([inference_rows[volume]() for volume in volumes], ignore_index=True)
     groups = slices.groupby("volume", sort=False)
     table = pd.DataFrame(
