@@ -108,6 +108,30 @@ def test_a_full_queue_refuses_and_recovers():
     asyncio.run(run())
 
 
+def test_clients_that_go_leave_their_places_to_others():
+    async def run():
+        model = Model()
+        model.go.clear()
+        batcher = await started(model, max_waiting=2, max_waiting_bytes=3 * picture(0).nbytes)
+        first = asyncio.create_task(batcher.segment(picture(0)))
+        await asyncio.sleep(0.05)
+        gone = [asyncio.create_task(batcher.segment(picture(i))) for i in (1, 2)]
+        await asyncio.sleep(0)
+        for task in gone:
+            task.cancel()
+        await asyncio.gather(*gone, return_exceptions=True)
+        others = [asyncio.create_task(batcher.segment(picture(i))) for i in (3, 4)]
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFull):
+            await batcher.segment(picture(5))
+        model.go.set()
+        assert await asyncio.gather(first, *others) == [0, 3, 4]
+        await batcher.stop()
+        return model.batches
+
+    assert asyncio.run(run()) == [1, 2]
+
+
 def test_a_failing_model_fails_its_batch_alone():
     async def run():
         model = Model()

@@ -14,10 +14,14 @@ class Answer(BaseModel):
 class ModelCard(Answer):
     """Which model answered."""
 
-    model_name: str
-    model_version: str = Field(description="Commit that trained it, or `unknown`.")
-    image_size: int = Field(description="Pixels a side that the model sees.")
-    val_dice: float | None = Field(description="Dice on the patients that selected it.")
+    model_name: str = Field(examples=["unet"])
+    model_version: str = Field(
+        description="Commit that trained it, or `unknown`.", examples=["00cfa24f1ac9"]
+    )
+    image_size: int = Field(description="Pixels a side that the model sees.", examples=[256])
+    val_dice: float | None = Field(
+        description="Dice on the patients that selected it.", examples=[0.79]
+    )
 
 
 class Ready(ModelCard):
@@ -37,20 +41,23 @@ class RunLengths(Answer):
     """A mask as lengths of runs, row by row; the first run is background."""
 
     encoding: Literal["row-major runs, background first"]
-    runs: list[int]
+    runs: list[int] = Field(examples=[[30_000, 12, 244, 14, 35_266]])
 
 
 class SliceFigures(Answer):
     """What was found in one slice."""
 
-    height: int
-    width: int
-    tumour_pixels: int
-    tumour_fraction: float = Field(ge=0, le=1)
+    height: int = Field(examples=[256])
+    width: int = Field(examples=[256])
+    tumour_pixels: int = Field(examples=[26])
+    tumour_fraction: float = Field(ge=0, le=1, examples=[0.0004])
     confidence: float = Field(
-        ge=0, le=1, description="Mean probability of the class that was chosen."
+        ge=0, le=1, description="Mean probability of the class that was chosen.", examples=[0.99]
     )
-    review: str | None = Field(description="Why a person should look at it; null: nothing found.")
+    review: str | None = Field(
+        description="Why a person should look at it; null: nothing found.",
+        examples=["the model is uncertain: it expects a Dice of 0.41 of its own mask"],
+    )
     mask: RunLengths
     picture: str | None = Field(None, description="Data URL of the picture that `output` names.")
 
@@ -73,10 +80,13 @@ class ProblemDetails(Answer):
     """A refusal (RFC 9457)."""
 
     type: Literal["about:blank"]
-    title: str
-    status: int
-    detail: str = Field(description="What is wrong and what to do.")
-    request_id: str
+    title: str = Field(examples=["Unsupported Media Type"])
+    status: int = Field(examples=[415])
+    detail: str = Field(
+        description="What is wrong and what to do.",
+        examples=["The file is no TIFF, PNG or JPEG by its own bytes."],
+    )
+    request_id: str = Field(examples=["8d3f5f2ab9d84a0c9d3b4e0f8f1c2a67"])
 
 
 Documented = dict[int | str, dict[str, Any]]

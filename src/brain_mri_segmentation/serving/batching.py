@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ class QueueFull(Exception):  # noqa: N818 - an event, not a fault
         self.retry_after = retry_after
 
 
-@dataclass
+@dataclass(eq=False)
 class _Job:
     images: Sequence[np.ndarray]
     segment: Segment
@@ -60,12 +61,15 @@ class Batcher:
         on_batch: Callable[[int, float], None] = lambda *_: None,
     ) -> None:
         self._segment_batch = segment_batch
-        self._max_batch = max_batch
+        self._max_batch, self._max_waiting = max_batch, max_waiting
         self._on_batch = on_batch
-        self._waiting: asyncio.Queue[_Job] = asyncio.Queue(max_waiting)
+        self._waiting: deque[_Job] = deque()
+        self._news, self._idle = asyncio.Event(), asyncio.Event()
+        self._idle.set()
         self._bytes, self._max_bytes = 0, max_waiting_bytes
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        self._seconds = 1.0  # of the last batch
+        self._in_model = 0  # slices
+        self._seconds_a_slice = 1.0  # of the last batch
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -74,7 +78,7 @@ class Batcher:
 
     async def stop(self) -> None:
         """Finish what is in the queue, then end."""
-        await self._waiting.join()
+        await self._idle.wait()
         if self._task is not None:
             self._task.cancel()
         self._thread.shutdown(wait=True)
@@ -98,48 +102,54 @@ class Batcher:
     async def _submit(self, images: Sequence[np.ndarray], segment: Segment) -> list[Segmentation]:
         job = _Job(images, segment, asyncio.get_running_loop().create_future())
         room = not self._bytes or self._bytes + job.bytes <= self._max_bytes
-        if self._waiting.full() or not room:
-            batches = 1 + self._waiting.qsize() // self._max_batch
-            raise QueueFull(max(1, round(batches * self._seconds)))
+        if len(self._waiting) >= self._max_waiting or not room:
+            slices = self._in_model + sum(len(waiting.images) for waiting in self._waiting)
+            raise QueueFull(max(1, round(slices * self._seconds_a_slice)))
         self._bytes += job.bytes
-        self._waiting.put_nowait(job)
-        return await job.done
+        self._waiting.append(job)
+        self._idle.clear()
+        self._news.set()
+        try:
+            return await job.done
+        finally:
+            if job in self._waiting:  # the client has gone, and leaves its place to another
+                self._waiting.remove(job)
+                self._bytes -= job.bytes
 
     async def _work(self) -> None:
-        held: _Job | None = None  # taken from the queue, but not fit for the batch before
         while True:
-            first = held or await self._waiting.get()
-            held, jobs = None, [first]
-            while first.segment is self._segment_batch and len(jobs) < self._max_batch:
-                try:
-                    following = self._waiting.get_nowait()
-                except asyncio.QueueEmpty:
-                    break
-                if following.segment is not self._segment_batch:
-                    held = following
-                    break
-                jobs.append(following)
+            while not self._waiting:
+                self._idle.set()
+                self._news.clear()
+                await self._news.wait()
+            jobs = [self._waiting.popleft()]
+            while (
+                jobs[0].segment is self._segment_batch
+                and len(jobs) < self._max_batch
+                and self._waiting
+                and self._waiting[0].segment is self._segment_batch
+            ):
+                jobs.append(self._waiting.popleft())
             await self._run(jobs)
 
     async def _run(self, jobs: list[_Job]) -> None:
-        live = [job for job in jobs if not job.done.cancelled()]  # the client may have gone
-        images = [image for job in live for image in job.images]
+        images = [image for job in jobs for image in job.images]
+        self._in_model = len(images)
         started = time.perf_counter()
         try:
-            if images:
-                loop = asyncio.get_running_loop()
-                results = await loop.run_in_executor(self._thread, live[0].segment, images)
-                for job in live:
-                    mine, results = results[: len(job.images)], results[len(job.images) :]
-                    if not job.done.cancelled():
-                        job.done.set_result(mine)
+            loop = asyncio.get_running_loop()
+            results = await loop.run_in_executor(self._thread, jobs[0].segment, images)
+            for job in jobs:
+                mine, results = results[: len(job.images)], results[len(job.images) :]
+                if not job.done.cancelled():  # the client may have gone
+                    job.done.set_result(mine)
         except Exception as error:
-            for job in live:
+            for job in jobs:
                 if not job.done.done():
                     job.done.set_exception(error)
         finally:
-            self._seconds = time.perf_counter() - started
-            self._on_batch(len(images), self._seconds)
+            seconds = time.perf_counter() - started
+            self._in_model, self._seconds_a_slice = 0, seconds / max(1, len(images))
+            self._on_batch(len(images), seconds)
             for job in jobs:
                 self._bytes -= job.bytes
-                self._waiting.task_done()
