@@ -13,7 +13,6 @@ from fastapi.responses import FileResponse
 from brain_mri_segmentation import __version__, startup
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.inference import Segmenter, segment_batch
-from brain_mri_segmentation.memory import keep_freed_memory
 from brain_mri_segmentation.parameters import ServingParameters
 from brain_mri_segmentation.serving import problems
 from brain_mri_segmentation.serving.batching import Batcher
@@ -142,7 +141,6 @@ def create_app(service: Service | None = None) -> FastAPI:
 
 def _service_of_project(project: Path) -> Service:
     startup.prepare()
-    keep_freed_memory()
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter())
     package = logging.getLogger("brain_mri_segmentation")
