@@ -176,3 +176,16 @@ def test_a_zip_and_a_stack_show_all_their_slices(page, slices, tmp_path):
         *("stack_1", "stack_2", "stack_3"),
     ]
     assert [pixels for _, pixels in names[:3]] == [pixels for _, pixels in names[3:]]
+
+
+def test_the_openapi_page_needs_no_internet(page, server):
+    elsewhere = []
+    page.on(
+        "request",
+        lambda request: (
+            None if request.url.startswith((server[0], "data:")) else elsewhere.append(request.url)
+        ),
+    )
+    page.goto(f"{server[0]}/docs")
+    page.wait_for_selector("[data-path='/segment/volume']")
+    assert elsewhere == page.faults == []

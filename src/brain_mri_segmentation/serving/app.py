@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.responses import FileResponse
+from fastapi_offline import FastAPIOffline
 
 from brain_mri_segmentation import __version__, startup
 from brain_mri_segmentation.errors import InputError
@@ -117,7 +118,9 @@ def create_app(service: Service | None = None) -> FastAPI:
         await service.batcher.stop()
         logger.info("stopped: everything that was in flight is answered")
 
-    app = FastAPI(
+    # FastAPI's own /docs loads its scripts from the internet, which a hospital's network refuses.
+    app = FastAPIOffline(
+        redoc_url=None,
         title="Brain MRI segmentation",
         version=__version__,
         description=f"Finds lower-grade glioma in brain MRI slices. **{DISCLAIMER}**",
