@@ -19,7 +19,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 demo: install  ## run the whole project on a synthetic cohort, offline
-	$(BIN)/python -m brain_mri_segmentation.phantom data/demo/01_raw
+	$(BIN)/python -m brain_mri_segmentation.cohort.phantom data/demo/01_raw
 	$(BIN)/kedro run --env demo
 	@echo
 	@echo 'Trained and scored on synthetic phantoms; this says nothing about real patients.'
@@ -33,9 +33,10 @@ test: install  ## run the tests
 coverage: install  ## the same in half as much time again, and list the lines that no test runs
 	$(BIN)/pytest --numprocesses logical --dist loadfile --cov
 
-lint: install  ## check style and formatting
+lint: install  ## check style, formatting and the direction of imports
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
 
 typecheck: install  ## check types
 	$(BIN)/mypy

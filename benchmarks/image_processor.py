@@ -15,11 +15,11 @@ import torch
 from tqdm import tqdm
 from transformers import AutoImageProcessor
 
-from brain_mri_segmentation import metrics
-from brain_mri_segmentation.cohort import by_patient
 from brain_mri_segmentation.datasets import SliceFolderDataset
-from brain_mri_segmentation.inference import load_model, segment_volume
-from brain_mri_segmentation.preprocessing import drop_small_regions
+from brain_mri_segmentation.evaluation import metrics
+from brain_mri_segmentation.imaging.naming import by_patient
+from brain_mri_segmentation.inference.postprocessing import remove_small_components
+from brain_mri_segmentation.inference.predictor import load_model, segment_volume
 
 
 def main() -> None:
@@ -31,22 +31,22 @@ def main() -> None:
     arguments = parser.parse_args()
     folders = [Path(arguments.data, arguments.split, kind) for kind in ("images", "masks")]
     images, masks = (SliceFolderDataset(path=str(folder)).load() for folder in folders)
-    segmenter = load_model(arguments.model)
+    predictor = load_model(arguments.model)
     processor = AutoImageProcessor.from_pretrained(arguments.model)
-    rules = segmenter.preprocessing
+    rules = predictor.preprocessing
     rows = {"of this project": [], "of the image processor": []}
     for patient, names in tqdm(by_patient(list(images)).items(), "Patients"):
         slices = [images[name]() for name in names]
         truth = np.stack([masks[name]() for name in names])
-        ours = np.stack([result.mask for result in segment_volume(segmenter, slices)])
+        ours = np.stack([result.mask for result in segment_volume(predictor, slices)])
         with torch.inference_mode():
             batches = processor(slices, return_tensors="pt")["pixel_values"].split(16)
-            logits = torch.cat([segmenter.network(batch) for batch in batches])
-            if rules.flip:
-                mirrored = [segmenter.network(batch.flip(-1)).flip(-1) for batch in batches]
+            logits = torch.cat([predictor.network(batch) for batch in batches])
+            if rules.mirroring:
+                mirrored = [predictor.network(batch.flip(-1)).flip(-1) for batch in batches]
                 logits = (logits + torch.cat(mirrored)) / 2
         probability = (logits / rules.temperature).softmax(dim=1)[:, 1].numpy()
-        kept = drop_small_regions(probability, rules.threshold, rules.smallest_region)
+        kept = remove_small_components(probability, rules.threshold, rules.min_component_ratio)
         for name, mask in zip(rows, (ours, kept >= rules.threshold), strict=True):
             counts = metrics.confusion_counts(mask, truth)
             rows[name] += [(patient, *slice_counts) for slice_counts in counts]

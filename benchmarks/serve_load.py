@@ -22,9 +22,9 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from brain_mri_segmentation.inference import load_model, segment
-from brain_mri_segmentation.memory import keep_freed_memory
-from brain_mri_segmentation.phantom import make_volume
+from brain_mri_segmentation.cohort.phantom import make_volume
+from brain_mri_segmentation.inference.predictor import load_model, segment
+from brain_mri_segmentation.runtime.memory import keep_freed_memory
 
 PROJECT = Path(__file__).resolve().parents[1]
 

@@ -23,18 +23,18 @@ import torch
 import yaml
 from torch.nn import functional as F
 
-from brain_mri_segmentation import startup
+from brain_mri_segmentation.cohort.phantom import make_volume
 from brain_mri_segmentation.datasets import SliceFolderDataset
-from brain_mri_segmentation.memory import keep_freed_memory
 from brain_mri_segmentation.models import create_model
 from brain_mri_segmentation.parameters import check_parameters
-from brain_mri_segmentation.phantom import make_volume
-from brain_mri_segmentation.training import Partition, Recipe, fit_model
+from brain_mri_segmentation.runtime import startup
+from brain_mri_segmentation.runtime.memory import keep_freed_memory
+from brain_mri_segmentation.training import Partition, TrainingConfig, fit_model
 from brain_mri_segmentation.training.hardware import (
+    allow_tf32,
     check_accelerator,
     choose_memory_format,
     choose_precision,
-    fast_products,
 )
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -94,7 +94,7 @@ def project_loop(options: argparse.Namespace) -> float:
     values["training"] |= {
         "epochs": 2,
         "batch_size": batch,
-        "tumour_share": None,
+        "oversample_foreground": None,
         "accelerator": "gpu" if options.gpu else "cpu",
         "compile": options.compile,
     }
@@ -112,7 +112,7 @@ def project_loop(options: argparse.Namespace) -> float:
             return Partition(*stored)
 
         train, val = partition("train", batch * steps), partition("val", 3)
-        recipe = Recipe(
+        recipe = TrainingConfig(
             model, options_of(model), parameters.preprocessing, parameters.training, seed=0
         )
         _, history = fit_model(recipe, train, val, Path(folder) / "workspace")
@@ -144,7 +144,7 @@ def main() -> None:
     if options.job == "project":
         print(json.dumps(project_loop(options)))
     elif options.job:
-        with fast_products("gpu" if options.gpu else "cpu"):
+        with allow_tf32("gpu" if options.gpu else "cpu"):
             print(json.dumps(bare_loop(options, VARIANTS[options.job])))
     else:
         report(options)

@@ -29,7 +29,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from brain_mri_segmentation.phantom import make_volume
+from brain_mri_segmentation.cohort.phantom import make_volume
 
 PROJECT = Path(__file__).resolve().parents[1]
 CANNOT_RUN_HERE = 77

@@ -20,9 +20,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from brain_mri_segmentation import metrics
-from brain_mri_segmentation.figures import BLUE, ORANGE
-from brain_mri_segmentation.phantom import make_volume
+from brain_mri_segmentation.cohort.phantom import make_volume
+from brain_mri_segmentation.evaluation import metrics
+from brain_mri_segmentation.evaluation.plots import BLUE, ORANGE
 
 PROJECT = Path(__file__).resolve().parents[1]
 SIZE, FLAIR = 256, 1

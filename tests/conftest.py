@@ -13,8 +13,8 @@ import torch
 import yaml
 from hub_server import Hub
 
+from brain_mri_segmentation.cohort.phantom import write_cohort
 from brain_mri_segmentation.parameters import ProjectParameters, check_parameters
-from brain_mri_segmentation.phantom import write_cohort
 
 PROJECT = Path(__file__).resolve().parents[1]
 SHARED_COHORT = PROJECT.parent / "shared" / "data" / "lgg"

@@ -5,7 +5,7 @@ import pytest
 from kedro.io import DatasetError
 
 from brain_mri_segmentation.errors import InputError, find_input_error
-from brain_mri_segmentation.startup import storage_error
+from brain_mri_segmentation.runtime.startup import storage_error
 
 SCRIPT = """
 from brain_mri_segmentation.errors import InputError, show_input_errors_without_traceback

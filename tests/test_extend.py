@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 import yaml
 
+from brain_mri_segmentation.cohort.phantom import make_volume
 from brain_mri_segmentation.models import Checkpoint
-from brain_mri_segmentation.phantom import make_volume
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +22,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r'^```(\w+) title="(.+?)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 SMALL = {
     "preprocessing": {"image_size": 64},
-    "training": {"epochs": 1, "batch_size": 4, "average_decay": 0.5, "accelerator": "cpu"},
+    "training": {"epochs": 1, "batch_size": 4, "ema_decay": 0.5, "accelerator": "cpu"},
     "evaluation": {"bootstrap_samples": 100},
 }
 

@@ -18,7 +18,7 @@ from brain_mri_segmentation.datasets import (
     SliceFolderDataset,
     WorkspaceDataset,
 )
-from brain_mri_segmentation.inference import Segmenter, segment_volume
+from brain_mri_segmentation.inference.predictor import Predictor, segment_volume
 from brain_mri_segmentation.serving.model import load_serving_model
 
 pytestmark = pytest.mark.slow
@@ -62,7 +62,7 @@ def project(storage, bucket, tmp_path_factory):
         # MLflow keeps one store for an address; a relative one may be that of another test.
         "mlflow": {"server": {"mlflow_tracking_uri": f"sqlite:///{project.folder}/mlflow.db"}},
         # Processes that read slices are forked, which connections to a server do not survive.
-        "parameters": SMALL | {"training": SMALL["training"] | {"workers": 1}},
+        "parameters": SMALL | {"training": SMALL["training"] | {"num_workers": 1}},
     }
     for name, values in conf.items():
         path = project.folder / f"conf/cloud/{name}.yml"
@@ -110,7 +110,7 @@ def test_the_model_segments_and_is_served_from_the_bucket(project, storage, monk
     dataset = CheckpointDataset("s3://lgg/data/06_models/unet/best.ckpt", "unet", storage)
     assert dataset.exists()
     images = SliceFolderDataset("s3://lgg/data/05_model_input/test/images", storage).load()
-    results = segment_volume(Segmenter(dataset.load()), [read() for read in images.values()])
+    results = segment_volume(Predictor(dataset.load()), [read() for read in images.values()])
     assert len(list(results)) == len(images)
     monkeypatch.setenv("KEDRO_ENV", "cloud")
     model, place = load_serving_model(project.folder)

@@ -38,7 +38,7 @@ def test_the_projects_own_parameters_are_valid(parameter_values):
         (
             "model",
             "foo",
-            "model: unknown model 'foo'. Allowed: unet, unet_large, segformer, ensemble",
+            "model: unknown model 'foo'. Allowed: ensemble, segformer, unet, unet_large",
         ),
         ("models.unet.chanels", [1], "unet.chanels: .*Allowed here: channels"),
         ("models.resnet", {}, "unknown model 'resnet'"),

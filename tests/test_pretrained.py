@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from brain_mri_segmentation.datasets import RawSlicesDataset
-from brain_mri_segmentation.inference import load_model, segment, segment_volume
-from brain_mri_segmentation.metrics import confusion_counts, dice
+from brain_mri_segmentation.evaluation.metrics import confusion_counts, dice
+from brain_mri_segmentation.inference.predictor import load_model, segment, segment_volume
 from brain_mri_segmentation.serving.model import load_serving_model
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -18,7 +18,7 @@ FOLDER = PROJECT / "data/06_models/pretrained/unet"
 
 
 @pytest.fixture(scope="module")
-def segmenter():
+def predictor():
     return load_model(FOLDER)
 
 
@@ -43,26 +43,26 @@ def test_the_shipped_model_is_the_baseline_and_small():
     assert not list(FOLDER.rglob("*TCGA*"))
 
 
-def test_a_fresh_clone_serves_it(monkeypatch, segmenter):
+def test_a_fresh_clone_serves_it(monkeypatch, predictor):
     monkeypatch.delenv("SERVING_MODEL", raising=False)
     monkeypatch.delenv("KEDRO_ENV", raising=False)
     served, source = load_serving_model(PROJECT)
     assert source == str(FOLDER)
-    assert served.checkpoint.digest == segmenter.checkpoint.digest
+    assert served.checkpoint.digest == predictor.checkpoint.digest
 
 
-def test_the_score_of_a_real_patient_is_the_one_that_was_reported(segmenter, patient):
+def test_the_score_of_a_real_patient_is_the_one_that_was_reported(predictor, patient):
     images, masks = patient
     counts = [
         confusion_counts(result.mask, mask)
-        for result, mask in zip(segment_volume(segmenter, images), masks, strict=True)
+        for result, mask in zip(segment_volume(predictor, images), masks, strict=True)
     ]
     assert dice(np.sum(counts, axis=0)) == pytest.approx(0.879, abs=0.005)
 
 
-def test_a_lone_slice_is_segmented_as_well_as_one_of_a_volume(segmenter, patient):
+def test_a_slice_normalisation_is_segmented_as_well_as_one_of_a_volume(predictor, patient):
     images, masks = patient
     largest = int(np.argmax([np.count_nonzero(mask) for mask in masks]))
-    alone = segment(segmenter, images[largest])
+    alone = segment(predictor, images[largest])
     assert dice(confusion_counts(alone.mask, masks[largest])) > 0.85
     assert alone.review is None

@@ -25,10 +25,10 @@ from nbclient import NotebookClient
 from PIL import Image
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
+from brain_mri_segmentation.cohort.phantom import write_cohort
 from brain_mri_segmentation.errors import find_input_error
-from brain_mri_segmentation.inference import load_model, segment_volume
+from brain_mri_segmentation.inference.predictor import load_model, segment_volume
 from brain_mri_segmentation.models import Checkpoint
-from brain_mri_segmentation.phantom import write_cohort
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ SOURCE = Path(__file__).resolve().parents[1]
 SMALL = {
     "preprocessing": {"image_size": 64},
     "models": {"unet": {"channels": [8, 16]}},
-    "training": {"epochs": 2, "batch_size": 4, "average_decay": 0.5, "accelerator": "cpu"},
+    "training": {"epochs": 2, "batch_size": 4, "ema_decay": 0.5, "accelerator": "cpu"},
     "evaluation": {"bootstrap_samples": 100},
 }
 
@@ -111,8 +111,8 @@ def test_one_command_turns_raw_slices_into_a_model_and_its_scores(project):
         assert project.data(f"08_reporting/unet/{name}").read_bytes().startswith(b"\x89PNG")
     history = pd.read_csv(project.data("08_reporting/unet/training_history.csv"))
     assert history["epoch"].tolist() == [1, 2]
-    segmenter = load_model(project.data("06_models/unet/best.ckpt"))
-    assert segmenter.preprocessing.image_size == 64
+    predictor = load_model(project.data("06_models/unet/best.ckpt"))
+    assert predictor.preprocessing.image_size == 64
 
 
 def test_split_folders_hold_images_and_binary_masks(project):
@@ -414,7 +414,7 @@ def test_the_baseline_is_published_as_such_and_can_be_shipped(two_models):
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"model": "foo"}, "unknown model 'foo'. Allowed: unet, unet_large, segformer, ensemble"),
+        ({"model": "foo"}, "unknown model 'foo'. Allowed: ensemble, segformer, unet, unet_large"),
         ({"training": {"rate": 1}}, "unknown: 'rate'.*Allowed here:.*lr"),
         ({"trainin": {}}, r"'trainin' \(did you mean 'training'\?\)"),
         ({"raw_path": "/no/such/folder"}, "/no/such/folder does not exist.*sync_data.sh"),

@@ -12,8 +12,8 @@ from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.models import learning_rate_of
 from brain_mri_segmentation.parameters import check_parameters, flatten
 from brain_mri_segmentation.pipelines import FOLDS
-from brain_mri_segmentation.processes import Processes
-from brain_mri_segmentation.provenance import git_commit
+from brain_mri_segmentation.runtime.processes import Processes
+from brain_mri_segmentation.runtime.provenance import git_commit
 
 # What catalog.yml reads, too: there it comes from globals.yml or the command line alone.
 _SHARED_WITH_CATALOG = ("model", "raw_path", "split_manifest", "input", "serving_model")

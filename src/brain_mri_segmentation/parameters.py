@@ -50,7 +50,7 @@ class Parameters(BaseModel):
 class CohortParameters(Parameters):
     """How the raw slices are checked."""
 
-    on_problem: Literal["error", "skip"]
+    on_invalid: Literal["error", "skip"]
     """``error`` refuses a cohort with faulty files; ``skip`` leaves them out and reports them."""
 
 
@@ -59,7 +59,7 @@ class SplitParameters(Parameters):
 
     seed: int = Field(ge=0)
     """Seed of the shuffle; 42 gives the split that published results refer to."""
-    everyone: Literal["train", "val", "test"] | None
+    assign_all_to: Literal["train", "val", "test"] | None
     """The one partition of all patients, such as test when a finished model is scored on a new
     cohort; ``null`` splits them."""
     fraction: float = Field(gt=0, lt=0.5)
@@ -78,10 +78,10 @@ class PreprocessingParameters(Parameters):
     threshold: float = Field(gt=0, lt=1)
     """Tumour probability, as the temperature has made it, from which a pixel belongs to the
     mask."""
-    smallest_region: Share = 0
+    min_component_ratio: Share = 0
     """Tumour regions of a volume, connected in three dimensions, are dropped when they have fewer
     pixels than this share of the largest one."""
-    flip: bool = False
+    mirroring: bool = False
     """Whether the model sees the mirror image of a slice, too; the logits of both are averaged
     (test-time augmentation)."""
     temperature: float = Field(default=1, gt=0)
@@ -93,7 +93,7 @@ class PreprocessingParameters(Parameters):
 
     def of_trained_weights(self) -> dict[str, object]:
         """Return what may still be chosen when the weights are there, by name."""
-        return self.model_dump(include={"threshold", "smallest_region", "flip"})
+        return self.model_dump(include={"threshold", "min_component_ratio", "mirroring"})
 
 
 class AugmentationParameters(Parameters):
@@ -119,9 +119,9 @@ class AugmentationParameters(Parameters):
     blur: float = Field(ge=0, le=3)
     """Half of the slices are blurred by a Gaussian, its standard deviation drawn from 0 to this
     value, in pixels."""
-    missing_sequence: Share
+    modality_dropout: Share
     """Probability that FLAIR stands in for the other two channels, as in patients without them."""
-    lone_slice: Share
+    slice_normalisation: Share
     """Probability that a slice is normalised by itself, as when it is all that there is."""
 
 
@@ -140,22 +140,22 @@ class TrainingParameters(Parameters):
     architecture (0.00006 for a SegFormer, 0.001 for a U-Net)."""
     weight_decay: float = Field(ge=0, le=1)
     """AdamW's decoupled weight decay."""
-    warmup_share: float = Field(gt=0, lt=1)
+    warmup_fraction: float = Field(gt=0, lt=1)
     """Share of all steps in which the learning rate rises; it falls in the rest."""
     dice_weight: Share
     """Share of soft Dice in the loss; the rest is cross-entropy."""
-    tumour_share: float | None = Field(gt=0, le=1)
+    oversample_foreground: float | None = Field(gt=0, le=1)
     """Share of slices with tumour in an epoch: all of them and as many others as that leaves
     room for, drawn anew each epoch. ``null`` takes every slice once."""
     crop_size: int | None = Field(ge=32, multiple_of=32)
     """Training sees random crops of this many pixels; ``null`` trains on whole slices."""
-    half_resolution_share: float = Field(ge=0, lt=1)
+    low_resolution_fraction: float = Field(ge=0, lt=1)
     """Share of the epochs, the first ones, that train at half the resolution (progressive
     resizing): about four times as fast, and enough to learn what a tumour looks like."""
     initial_weights: str | None
     """Checkpoint or exported model of the same architecture to start from, such as to go on with
     the shipped model on other data; ``null`` starts from random (or the hub's) weights."""
-    average_decay: float = Field(ge=0, lt=1)
+    ema_decay: float = Field(ge=0, lt=1)
     """Decay per step of the exponential moving average of the weights; 0 switches it off."""
     patience: int = Field(ge=1)
     """Epochs without a better val/dice after which training stops."""
@@ -169,16 +169,16 @@ class TrainingParameters(Parameters):
     compile: bool
     """Compile the network with ``torch.compile``: the first steps wait for it, the others are
     faster on most GPUs. It does not pay on a CPU."""
-    workers: int = Field(ge=0)
+    num_workers: int = Field(ge=0)
     """Processes that read slices; 0 reads them in the main process."""
     deterministic: bool
     """Use deterministic algorithms: a seed repeats a run bit for bit on a CPU, and on a GPU as far
     as PyTorch has such algorithms."""
     augmentation: AugmentationParameters
 
-    def at_half_resolution(self, epoch: int) -> bool:
+    def at_low_resolution(self, epoch: int) -> bool:
         """Say whether an epoch, counted from 0, trains at half the resolution."""
-        return epoch < self.half_resolution_share * self.epochs
+        return epoch < self.low_resolution_fraction * self.epochs
 
 
 class EvaluationParameters(Parameters):

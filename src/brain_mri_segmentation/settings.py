@@ -2,9 +2,9 @@
 
 import os
 
-from brain_mri_segmentation import startup
 from brain_mri_segmentation.hooks import CheckParameters, LogParameters, SaveOnce
-from brain_mri_segmentation.processes import Processes
+from brain_mri_segmentation.runtime import startup
+from brain_mri_segmentation.runtime.processes import Processes
 
 startup.prepare()
 

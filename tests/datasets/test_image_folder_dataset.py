@@ -6,7 +6,7 @@ from PIL import Image
 
 from brain_mri_segmentation.datasets import ImageFolderDataset
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.images import read_slice
+from brain_mri_segmentation.imaging.readers import read_slice
 
 RGB = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 

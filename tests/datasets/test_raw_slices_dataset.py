@@ -5,7 +5,7 @@ import pytest
 import tifffile
 from kedro.io import DatasetError
 
-from brain_mri_segmentation.cohort import index_slices
+from brain_mri_segmentation.cohort.index import index_slices
 from brain_mri_segmentation.datasets import RawSlicesDataset
 
 

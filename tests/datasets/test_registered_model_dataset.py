@@ -23,7 +23,12 @@ from brain_mri_segmentation.datasets import (
     load_checkpoint,
 )
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.inference import Segmenter, load_model, segment_batch, segment_volume
+from brain_mri_segmentation.inference.predictor import (
+    Predictor,
+    load_model,
+    segment_batch,
+    segment_volume,
+)
 from brain_mri_segmentation.models import Checkpoint, create_model
 from brain_mri_segmentation.serving.model import MODEL_VARIABLE, load_serving_model
 
@@ -109,9 +114,9 @@ def write_export(parameters, tmp_path_factory):
     def write(seed: int) -> Path:
         torch.manual_seed(seed)
         model = create_model("unet", {"channels": [4, 8]})
-        rules = parameters.preprocessing.model_dump() | {"image_size": 32, "smallest_region": 0}
+        rules = parameters.preprocessing.model_dump() | {"image_size": 32, "min_component_ratio": 0}
         checkpoint = Checkpoint("unet", model.config, rules, model.state_dict())
-        found = [r.probability for r in segment_batch(Segmenter(checkpoint), list(SLICES))]
+        found = [r.probability for r in segment_batch(Predictor(checkpoint), list(SLICES))]
         rules["threshold"] = float(np.median(found))  # half of the picture
         folder = tmp_path_factory.mktemp("model") / "exported"
         folder.mkdir()
@@ -138,10 +143,10 @@ def versions():
 
 def test_the_registry_gives_the_masks_of_the_exported_folder(champion):
     model = RegisteredModelDataset(NAME).load()
-    segmenter = load_model(champion)
-    alone = np.stack([result.mask for result in segment_batch(segmenter, list(SLICES))])
+    predictor = load_model(champion)
+    alone = np.stack([result.mask for result in segment_batch(predictor, list(SLICES))])
     assert np.array_equal(model.predict(SLICES), alone)
-    volume = np.stack([result.mask for result in segment_volume(segmenter, list(SLICES))])
+    volume = np.stack([result.mask for result in segment_volume(predictor, list(SLICES))])
     assert np.array_equal(model.predict(SLICES, params={"volume": True}), volume)
     assert not np.array_equal(alone, volume)
 
@@ -216,8 +221,8 @@ def test_the_catalog_and_the_service_load_the_champion(champion, monkeypatch):
     place, digest = f"models:/{NAME}@champion", Checkpoint.load(champion).digest
     assert CheckpointDataset(filepath=place, model="unet").load().digest == digest
     monkeypatch.setenv(MODEL_VARIABLE, place)
-    segmenter, source = load_serving_model(Path.cwd())
-    assert (segmenter.checkpoint.digest, source) == (digest, place)
+    predictor, source = load_serving_model(Path.cwd())
+    assert (predictor.checkpoint.digest, source) == (digest, place)
 
 
 def test_an_alias_that_points_nowhere_is_an_error_that_says_what_to_run(champion):

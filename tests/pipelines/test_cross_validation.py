@@ -5,10 +5,10 @@ import pytest
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 
-from brain_mri_segmentation.cohort import SPLITS
+from brain_mri_segmentation.cohort.index import SPLITS
 from brain_mri_segmentation.datasets import SliceFolderDataset
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.metrics import dice
+from brain_mri_segmentation.evaluation.metrics import dice
 from brain_mri_segmentation.parameters import check_parameters
 from brain_mri_segmentation.pipelines import FOLDS, cross_validation
 from brain_mri_segmentation.pipelines.cross_validation.nodes import join_folds, select_folds
@@ -40,7 +40,7 @@ def catalog(pipeline, parameter_values, tmp_path_factory):
             "preprocessing": parameter_values["preprocessing"] | {"image_size": 32},
             "models": parameter_values["models"] | {"unet": {"channels": [4, 8]}},
             "training": parameter_values["training"]
-            | {"epochs": 2, "batch_size": 4, "average_decay": 0.5, "accelerator": "cpu"},
+            | {"epochs": 2, "batch_size": 4, "ema_decay": 0.5, "accelerator": "cpu"},
             "evaluation": parameter_values["evaluation"] | {"bootstrap_samples": 100},
         }
     )

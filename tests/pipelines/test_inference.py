@@ -1,4 +1,4 @@
-from brain_mri_segmentation.inference import group_volumes
+from brain_mri_segmentation.imaging.naming import group_volumes
 
 
 def test_files_of_one_folder_with_one_name_and_numbers_are_a_volume():

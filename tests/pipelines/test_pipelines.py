@@ -23,7 +23,7 @@ def small_parameters(parameter_values):
         "preprocessing": parameter_values["preprocessing"] | {"image_size": 32},
         "models": parameter_values["models"] | {"unet": {"channels": [4, 8]}},
         "training": parameter_values["training"]
-        | {"epochs": 2, "batch_size": 4, "average_decay": 0.5, "accelerator": "cpu"},
+        | {"epochs": 2, "batch_size": 4, "ema_decay": 0.5, "accelerator": "cpu"},
         "evaluation": parameter_values["evaluation"] | {"bootstrap_samples": 100},
     }
     return check_parameters(values)
@@ -79,7 +79,7 @@ def evaluated(processed, trained, small_parameters):
 
 def test_everyone_can_be_in_one_partition(processed, parameters):
     split = split_patients(
-        processed["cohort"], None, parameters.split.model_copy(update={"everyone": "test"})
+        processed["cohort"], None, parameters.split.model_copy(update={"assign_all_to": "test"})
     )
     assert split["split"].tolist() == ["test"] * 5
 
@@ -117,7 +117,7 @@ def test_the_trained_model_is_calibrated_on_validation(trained):
 def test_threshold_regions_and_mirror_image_can_be_chosen_without_training_again(
     trained, processed, small_parameters
 ):
-    chosen = {"threshold": 0.3, "smallest_region": 0.9, "flip": False, "image_size": 64}
+    chosen = {"threshold": 0.3, "min_component_ratio": 0.9, "mirroring": False, "image_size": 64}
     preprocessing = small_parameters.preprocessing.model_copy(update=chosen)
     again = run(
         training.create_pipeline().only_nodes("calibrate_model"),

@@ -5,14 +5,14 @@ import pandas as pd
 import pytest
 from huggingface_hub import ModelCard
 
-from brain_mri_segmentation.inference import Segmenter, segment_volume
-from brain_mri_segmentation.metrics import (
+from brain_mri_segmentation.evaluation.metrics import (
     bootstrap_intervals,
     score_patients,
     score_sites,
     score_slices,
     summarise,
 )
+from brain_mri_segmentation.inference.predictor import Predictor, segment_volume
 from brain_mri_segmentation.publishing import Approval, Scores, compare, export, render_card
 
 FINGERPRINT = {
@@ -191,9 +191,9 @@ def test_the_code_on_the_card_gives_the_masks_of_this_project(
 ):
     slices = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     np.save(tmp_path / "slices.npy", slices)
-    rules = {"temperature": 2.0, "smallest_region": 0, "flip": False, "image_size": 64}
+    rules = {"temperature": 2.0, "min_component_ratio": 0, "mirroring": False, "image_size": 64}
     checkpoint, _ = render(name, rules=rules)
-    probabilities = [r.probability for r in segment_volume(Segmenter(checkpoint), list(slices))]
+    probabilities = [r.probability for r in segment_volume(Predictor(checkpoint), list(slices))]
     rules["threshold"] = float(np.median(probabilities))  # which finds half of the picture
     checkpoint, card = render(name, rules=rules, onnx=name == "unet")
     folder = tmp_path / "path/of/this/folder"
@@ -201,7 +201,7 @@ def test_the_code_on_the_card_gives_the_masks_of_this_project(
     files = export(checkpoint, synthetic_slices(2, 3).images, {}, onnx=name == "unet")
     for file, content in files.items():
         (folder / file).write_bytes(content)
-    expected = np.stack([r.mask for r in segment_volume(Segmenter(checkpoint), list(slices))])
+    expected = np.stack([r.mask for r in segment_volume(Predictor(checkpoint), list(slices))])
     assert 0.4 < (expected > 0).mean() < 0.6
     with_package, *without = code_blocks(card)
     namespace = {"slices": list(slices)}

@@ -9,10 +9,10 @@ import torch
 
 from brain_mri_segmentation.datasets import ExportedModelDataset
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.inference import Segmenter, load_model, segment_volume
+from brain_mri_segmentation.imaging.intensity import resize_image
+from brain_mri_segmentation.inference.predictor import Predictor, load_model, segment_volume
 from brain_mri_segmentation.models.unet import UNet
 from brain_mri_segmentation.parameters import PreprocessingParameters
-from brain_mri_segmentation.preprocessing import resize_image
 from brain_mri_segmentation.publishing import export
 from brain_mri_segmentation.publishing.export import to_onnx, typical_intensities
 
@@ -39,16 +39,16 @@ def logits(network, image):
 @pytest.mark.parametrize("name", ["unet", "unet_large", "segformer"])
 def test_a_folder_is_loaded_from_its_path_alone_with_the_same_result(write_export, name):
     checkpoint, folder = write_export(name)
-    segmenter = load_model(folder)
+    predictor = load_model(folder)
     image = torch.randn(2, 3, 64, 64)
-    assert torch.equal(logits(segmenter.network, image), logits(checkpoint.build(), image))
-    assert segmenter.preprocessing == PreprocessingParameters(**checkpoint.preprocessing)
-    assert segmenter.checkpoint.metadata == checkpoint.metadata
-    assert segmenter.checkpoint.digest == checkpoint.digest
+    assert torch.equal(logits(predictor.network, image), logits(checkpoint.build(), image))
+    assert predictor.preprocessing == PreprocessingParameters(**checkpoint.preprocessing)
+    assert predictor.checkpoint.metadata == checkpoint.metadata
+    assert predictor.checkpoint.digest == checkpoint.digest
     slices = list(np.random.default_rng(0).integers(0, 256, (3, 70, 60, 3), dtype=np.uint8))
     for ours, theirs in zip(
-        segment_volume(segmenter, slices),
-        segment_volume(Segmenter(checkpoint), slices),
+        segment_volume(predictor, slices),
+        segment_volume(Predictor(checkpoint), slices),
         strict=True,
     ):
         assert np.array_equal(ours.probability, theirs.probability)

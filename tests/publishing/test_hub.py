@@ -11,7 +11,7 @@ from hub_server import TOKEN
 from huggingface_hub import HfApi, snapshot_download
 
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.inference import load_model
+from brain_mri_segmentation.inference.predictor import load_model
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.publishing import push
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from fastapi.testclient import TestClient
 
-from brain_mri_segmentation.inference import Segmenter
+from brain_mri_segmentation.inference.predictor import Predictor
 from brain_mri_segmentation.models import Checkpoint, create_model
 from brain_mri_segmentation.serving.app import Service, create_app
 
@@ -20,13 +20,13 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
-def segmenter(parameters):
+def predictor(parameters):
     """A small network with random weights, and a threshold at which it finds half a picture."""
     torch.manual_seed(0)
     model = create_model("unet", {"channels": [4, 8]})
     preprocessing = parameters.preprocessing.model_dump() | {"image_size": 64, "threshold": 0.65}
     metadata = {"val_dice": 0.25, "code": "0123456789abcdef"}
-    return Segmenter(Checkpoint("unet", model.config, preprocessing, model.state_dict(), metadata))
+    return Predictor(Checkpoint("unet", model.config, preprocessing, model.state_dict(), metadata))
 
 
 @pytest.fixture(scope="session")
@@ -35,8 +35,8 @@ def settings(parameters):
 
 
 @pytest.fixture
-def client(settings, segmenter):
-    with TestClient(create_app(Service(settings, segmenter, "best.ckpt"))) as client:
+def client(settings, predictor):
+    with TestClient(create_app(Service(settings, predictor, "best.ckpt"))) as client:
         yield client
 
 
@@ -49,12 +49,12 @@ def image():
 
 
 @pytest.fixture(scope="session")
-def serve(segmenter):
+def serve(predictor):
     """Runs the service on loopback while a context lasts: its address, its process and its log."""
 
     @contextlib.contextmanager
     def running(folder, *uvicorn):
-        segmenter.checkpoint.save(folder / "best.ckpt")
+        predictor.checkpoint.save(folder / "best.ckpt")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]

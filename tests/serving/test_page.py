@@ -8,7 +8,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from brain_mri_segmentation.inference import segment, segment_volume
+from brain_mri_segmentation.inference.predictor import segment, segment_volume
 
 sync_api = pytest.importorskip("playwright.sync_api")
 
@@ -119,9 +119,9 @@ def test_the_disclaimer_and_the_model_are_on_the_page(page):
     assert "Research use only, not a medical device." in page.inner_text("body")
 
 
-def test_slices_of_a_folder_are_segmented_as_a_volume(page, slices, segmenter):
-    expected = segment_volume(segmenter, [tifffile.imread(path) for path in slices])
-    alone = [segment(segmenter, tifffile.imread(path)) for path in slices]
+def test_slices_of_a_folder_are_segmented_as_a_volume(page, slices, predictor):
+    expected = segment_volume(predictor, [tifffile.imread(path) for path in slices])
+    alone = [segment(predictor, tifffile.imread(path)) for path in slices]
     upload(page, slices)
     found = []
     for _ in slices:

@@ -13,8 +13,8 @@ import tifffile
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from brain_mri_segmentation import figures
-from brain_mri_segmentation.inference import segment, segment_batch, segment_volume
+from brain_mri_segmentation.imaging.overlay import overlay
+from brain_mri_segmentation.inference.predictor import segment, segment_batch, segment_volume
 from brain_mri_segmentation.serving import pictures
 from brain_mri_segmentation.serving.app import Service, create_app
 from brain_mri_segmentation.serving.batching import Batcher
@@ -38,12 +38,12 @@ def post(client, content, name="slice.png", **options):
     return client.post("/segment", files={"file": (name, content)}, **options)
 
 
-def test_a_slice_gives_a_png_mask_of_its_own_size(client, segmenter, image):
+def test_a_slice_gives_a_png_mask_of_its_own_size(client, predictor, image):
     answer = post(client, encode(image))
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "image/png"
     mask = decode(answer.content)
-    expected = segment(segmenter, image)
+    expected = segment(predictor, image)
     assert mask.shape == (64, 80)
     assert np.array_equal(mask, expected.mask)
     assert 0 < expected.tumour_pixels < mask.size  # else the comparison would say little
@@ -60,9 +60,9 @@ def test_name_and_content_type_do_not_matter(client, image, kind):
     assert client.post("/segment", files=files).status_code == 200
 
 
-def test_json_holds_figures_and_the_mask_as_runs(client, segmenter, image):
+def test_json_holds_figures_and_the_mask_as_runs(client, predictor, image):
     body = post(client, encode(image), headers=JSON).json()
-    expected = segment(segmenter, image)
+    expected = segment(predictor, image)
     runs = body["mask"]["runs"]
     rebuilt = np.repeat(np.arange(len(runs)) % 2 * 255, runs).reshape(64, 80)
     assert np.array_equal(rebuilt, expected.mask)
@@ -72,10 +72,10 @@ def test_json_holds_figures_and_the_mask_as_runs(client, segmenter, image):
     assert "picture" not in body
 
 
-def test_overlay_probability_and_image(client, segmenter, image):
-    content, expected = encode(image), segment(segmenter, image)
-    overlay = decode(post(client, content, params={"output": "overlay"}).content)
-    assert np.array_equal(overlay, figures.overlay(image, expected.mask))
+def test_overlay_probability_and_image(client, predictor, image):
+    content, expected = encode(image), segment(predictor, image)
+    picture = decode(post(client, content, params={"output": "overlay"}).content)
+    assert np.array_equal(picture, overlay(image, expected.mask))
     probability = decode(post(client, content, params={"output": "probability"}).content)
     assert np.abs(probability / 255 - expected.probability).max() < 0.003
     flair = decode(post(client, content, params={"output": "image"}).content)
@@ -109,21 +109,21 @@ def multi_page(stack):
 
 
 @pytest.mark.parametrize("form", [uploads, zipped, multi_page])
-def test_a_volume_gives_a_page_of_mask_for_each_slice(client, segmenter, image, form):
+def test_a_volume_gives_a_page_of_mask_for_each_slice(client, predictor, image, form):
     stack = stack_of(image)
     answer = client.post("/segment/volume", files=form(stack))
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == "image/tiff"
     pages = tifffile.imread(io.BytesIO(answer.content))
-    expected = segment_volume(segmenter, list(stack))
+    expected = segment_volume(predictor, list(stack))
     assert np.array_equal(pages, np.stack([result.mask for result in expected]))
 
 
-def test_a_volume_gives_other_pictures_too(client, segmenter, image):
-    stack, expected = stack_of(image), segment_volume(segmenter, list(stack_of(image)))
+def test_a_volume_gives_other_pictures_too(client, predictor, image):
+    stack, expected = stack_of(image), segment_volume(predictor, list(stack_of(image)))
     asked = {"files": uploads(stack), "params": {"output": "overlay"}}
     answer = client.post("/segment/volume", **asked)
-    pages = [figures.overlay(*of) for of in zip(stack, (r.mask for r in expected), strict=True)]
+    pages = [overlay(*of) for of in zip(stack, (r.mask for r in expected), strict=True)]
     assert np.array_equal(tifffile.imread(io.BytesIO(answer.content)), np.stack(pages))
     body = client.post("/segment/volume", headers=JSON, **asked).json()
     for described, page in zip(body["slices"], pages, strict=True):
@@ -254,8 +254,8 @@ def test_without_a_model_the_service_says_what_to_run(settings, image):
             assert "make demo" in answer.json()["detail"]
 
 
-def test_a_failing_model_is_a_500_that_says_nothing_of_the_inside(settings, segmenter, image):
-    service = Service(settings, segmenter)
+def test_a_failing_model_is_a_500_that_says_nothing_of_the_inside(settings, predictor, image):
+    service = Service(settings, predictor)
 
     def broken(images):
         raise RuntimeError("/secret/path")
@@ -304,13 +304,13 @@ def test_run_lengths_of_masks_worked_out_by_hand():
     assert pictures.run_lengths(mask * 0) == [6]
 
 
-def test_nothing_is_computed_for_a_client_that_has_gone(settings, segmenter, image):
-    service, batches, go = Service(settings, segmenter), [], threading.Event()
+def test_nothing_is_computed_for_a_client_that_has_gone(settings, predictor, image):
+    service, batches, go = Service(settings, predictor), [], threading.Event()
 
     def model(images):
         go.wait(5)
         batches.append(len(images))
-        return segment_batch(segmenter, images)
+        return segment_batch(predictor, images)
 
     service.batcher = Batcher(model, 8, 8, 2**20)
     app = create_app(service)

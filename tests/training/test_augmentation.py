@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from brain_mri_segmentation.parameters import AugmentationParameters
-from brain_mri_segmentation.processes import Processes
+from brain_mri_segmentation.runtime.processes import Processes
 from brain_mri_segmentation.training.augmentation import Augmentation, Draws
 
 NOTHING = dict.fromkeys(AugmentationParameters.model_fields, 0)
@@ -86,11 +86,11 @@ def test_a_constant_channel_stays_finite():
     torch.testing.assert_close(images, flat)
 
 
-def degrade(images, statistics=None, seed=0, **settings):
+def simulate_artifacts(images, statistics=None, seed=0, **settings):
     if statistics is None:
         statistics = torch.arange(12.0).view(1, 4, 3).repeat(len(images), 1, 1)
     augmentation = Augmentation(AugmentationParameters(**(NOTHING | settings)))
-    return augmentation.degrade(images, statistics, Draws(seed))
+    return augmentation.simulate_artifacts(images, statistics, Draws(seed))
 
 
 @pytest.fixture
@@ -101,13 +101,13 @@ def raw():
 
 
 def test_without_degradation_the_grey_levels_stay(raw):
-    images, _ = degrade(raw)
+    images, _ = simulate_artifacts(raw)
     assert torch.equal(images, raw.float())
 
 
 def test_noise_has_the_strength_it_says_and_spares_half_of_the_slices():
     grey = torch.full((400, 3, 16, 16), 128, dtype=torch.uint8)
-    images, _ = degrade(grey, noise=10)
+    images, _ = simulate_artifacts(grey, noise=10)
     strength = images.std(dim=(1, 2, 3))
     assert ((strength == 0).float().mean() - 0.5).abs() < 0.1
     noisy = strength[strength > 0]
@@ -116,7 +116,7 @@ def test_noise_has_the_strength_it_says_and_spares_half_of_the_slices():
 
 
 def test_noise_stays_within_the_grey_levels(raw):
-    images, _ = degrade(raw, noise=50)
+    images, _ = simulate_artifacts(raw, noise=50)
     assert images.min() == 0
     assert images.max() == 255
 
@@ -124,7 +124,7 @@ def test_noise_stays_within_the_grey_levels(raw):
 def test_blur_spreads_a_point_into_a_gaussian():
     point = torch.zeros(64, 3, 17, 17, dtype=torch.uint8)
     point[:, :, 8, 8] = 100
-    images, _ = degrade(point, blur=1.0)
+    images, _ = simulate_artifacts(point, blur=1.0)
     torch.testing.assert_close(images.sum((2, 3)), torch.full((64, 3), 100.0), rtol=1e-4, atol=0)
     row = images[:, 0].sum(1) / 100  # (64, 17), a Gaussian of each slice's own width
     place = torch.arange(17.0) - 8
@@ -133,8 +133,8 @@ def test_blur_spreads_a_point_into_a_gaussian():
     assert 0.8 < sigma.max() < 1.05
 
 
-def test_a_missing_sequence_is_flair_in_every_channel_with_its_statistics(raw):
-    images, statistics = degrade(raw, missing_sequence=1)
+def test_a_modality_dropout_is_flair_in_every_channel_with_its_statistics(raw):
+    images, statistics = simulate_artifacts(raw, modality_dropout=1)
     for channel in range(3):
         assert torch.equal(images[:, channel], raw[:, 1].float())
         assert statistics[0, :, channel].tolist() == [1, 4, 7, 10]

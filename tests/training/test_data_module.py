@@ -3,11 +3,11 @@ import pytest
 import torch
 
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.processes import Processes
+from brain_mri_segmentation.runtime.processes import Processes
 from brain_mri_segmentation.training.data_module import (
+    ForegroundSampler,
     SliceDataModule,
     SliceDataset,
-    TumourShareSampler,
 )
 
 
@@ -20,7 +20,7 @@ HOLDS_TUMOUR = np.array([True] * 6 + [False] * 20)
 
 
 def drawn(share, seed=0, epoch=0):
-    sampler = TumourShareSampler(HOLDS_TUMOUR, share, seed)
+    sampler = ForegroundSampler(HOLDS_TUMOUR, share, seed)
     sampler.set_epoch(epoch)
     chosen = list(sampler)
     assert len(chosen) == len(sampler)
@@ -39,7 +39,7 @@ def test_processes_deal_out_every_batch_between_them():
     alone = drawn(0.5)
     parts = []
     for rank in range(3):
-        sampler = TumourShareSampler(HOLDS_TUMOUR, 0.5, 0, Processes(rank, 3, 3))
+        sampler = ForegroundSampler(HOLDS_TUMOUR, 0.5, 0, Processes(rank, 3, 3))
         parts.append(list(sampler))
         assert len(parts[-1]) == len(sampler) == 4
     # Batches of two in each process are the batches of six of one alone.

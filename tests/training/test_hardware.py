@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.inference import best_device
+from brain_mri_segmentation.inference.predictor import best_device
 from brain_mri_segmentation.training import hardware
 
 
@@ -40,10 +40,10 @@ def test_channels_last_is_chosen_only_where_it_is_faster(capabilities):
 
 
 def test_tensor_cores_multiply_in_tf32_while_a_gpu_trains_and_a_cpu_stays_exact(monkeypatch):
-    with hardware.fast_products("auto" if not torch.cuda.is_available() else "cpu"):
+    with hardware.allow_tf32("auto" if not torch.cuda.is_available() else "cpu"):
         assert torch.get_float32_matmul_precision() == "highest"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    with hardware.fast_products("gpu"):
+    with hardware.allow_tf32("gpu"):
         assert torch.get_float32_matmul_precision() == "high"
     assert torch.get_float32_matmul_precision() == "highest"
 

@@ -18,9 +18,9 @@ import yaml
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.models import Checkpoint, write_atomically
 from brain_mri_segmentation.parameters import PreprocessingParameters, TrainingParameters
-from brain_mri_segmentation.training import Partition, Recipe, fit_model
+from brain_mri_segmentation.training import Partition, TrainingConfig, fit_model
 from brain_mri_segmentation.training.callbacks import AtomicCheckpointIO
-from brain_mri_segmentation.training.segmentation_module import SegmentationModule
+from brain_mri_segmentation.training.module import SegmentationModule
 
 pytestmark = pytest.mark.slow
 
@@ -49,13 +49,13 @@ def train(workspace, model="unet", pretrained=None, experiment=None, val=(2, 6),
         "epochs": 4,
         "batch_size": 4,
         "lr": 0.01,
-        "average_decay": 0.5,
+        "ema_decay": 0.5,
         "precision": "32",
         "accelerator": "cpu",
-        "half_resolution_share": 0.3 if model == "unet" else 0,
+        "low_resolution_fraction": 0.3 if model == "unet" else 0,
     }
     options = {"unet": {"channels": [4, 8]}, "segformer": {"pretrained": pretrained}}
-    recipe = Recipe(
+    recipe = TrainingConfig(
         model_name=model,
         model_options=options[model],
         preprocessing=PreprocessingParameters(**values["preprocessing"] | {"image_size": 32}),
@@ -197,10 +197,10 @@ def test_a_finished_training_gives_its_result_again_without_training(finished, m
 
 def test_a_training_that_had_stopped_early_goes_on_with_more_patience_alone(tmp_path):
     # Steps this small change no prediction, so the first epoch stays the best.
-    still = {"epochs": 20, "lr": 1e-9, "average_decay": 0}
+    still = {"epochs": 20, "lr": 1e-9, "ema_decay": 0}
     _, stopped = train(tmp_path, patience=2, **still)
     _, again = train(tmp_path, patience=2, resume=True, **still)
-    _, longer = train(tmp_path, patience=4, resume=True, workers=0, **still)
+    _, longer = train(tmp_path, patience=4, resume=True, num_workers=0, **still)
     assert (len(stopped), len(again), len(longer)) == (3, 3, 5)
 
 

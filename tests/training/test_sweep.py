@@ -6,8 +6,8 @@ import torch
 
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.parameters import SweepParameters
-from brain_mri_segmentation.training import Partition, Recipe, search_parameters
-from brain_mri_segmentation.training.segmentation_module import SegmentationModule
+from brain_mri_segmentation.training import Partition, TrainingConfig, search_parameters
+from brain_mri_segmentation.training.module import SegmentationModule
 from brain_mri_segmentation.training.sweep import _Pruning, vary
 
 SPACE = {"name": "training.lr", "low": 0.001, "high": 0.02, "log": True}
@@ -15,8 +15,8 @@ SPACE = {"name": "training.lr", "low": 0.001, "high": 0.02, "log": True}
 
 @pytest.fixture
 def recipe(parameters):
-    training = {"epochs": 2, "batch_size": 6, "average_decay": 0, "accelerator": "cpu"}
-    return Recipe(
+    training = {"epochs": 2, "batch_size": 6, "ema_decay": 0, "accelerator": "cpu"}
+    return TrainingConfig(
         model_name="unet",
         model_options={"channels": [4, 8]},
         preprocessing=parameters.preprocessing.model_copy(update={"image_size": 32}),
@@ -108,7 +108,7 @@ def test_a_trial_changes_training_and_model_alone(recipe):
         ("preprocessing.image_size", (64, 128), "preprocessing.image_size, which is no parameter"),
         ("training.lr", (-1, 0.1), "sweep.space goes out of range"),
         ("training.lr", (0.1, 5), "sweep.space goes out of range"),
-        ("training.tumour_share", [0.5, 2], "sweep.space goes out of range"),
+        ("training.oversample_foreground", [0.5, 2], "sweep.space goes out of range"),
         ("models.unet.channels", ["wide"], "unet.channels: Input should be a valid list"),
     ],
 )

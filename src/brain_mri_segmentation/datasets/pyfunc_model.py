@@ -3,7 +3,7 @@
 import mlflow
 import numpy as np
 
-from brain_mri_segmentation.inference import (
+from brain_mri_segmentation.inference.predictor import (
     best_device,
     load_model,
     segment_batch,
@@ -18,7 +18,7 @@ class MaskModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
 
     def load_context(self, context: mlflow.pyfunc.PythonModelContext) -> None:
         """Load the exported folder."""
-        self._segmenter = load_model(context.artifacts[ARTIFACT], best_device())
+        self._predictor = load_model(context.artifacts[ARTIFACT], best_device())
 
     def predict(
         self,
@@ -39,7 +39,7 @@ class MaskModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         """
         together = bool((params or {}).get("volume", False))
         slices = list(np.asarray(model_input))
-        results = (segment_volume if together else segment_batch)(self._segmenter, slices)
+        results = (segment_volume if together else segment_batch)(self._predictor, slices)
         return np.stack([result.mask for result in results])
 
 

@@ -7,9 +7,9 @@ import fsspec
 from kedro.io import AbstractDataset, DatasetError
 from kedro.io.core import get_protocol_and_path
 
-from brain_mri_segmentation.cohort import SliceFiles, SliceReader
-from brain_mri_segmentation.datasets.tiff import TIFF_ENDINGS, read_tiff
+from brain_mri_segmentation.cohort.index import SliceFiles, SliceReader
 from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.imaging.tiff import TIFF_ENDINGS, read_tiff
 
 
 class RawSlicesDataset(AbstractDataset[NoReturn, SliceFiles]):

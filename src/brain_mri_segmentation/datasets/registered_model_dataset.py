@@ -14,9 +14,9 @@ from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from brain_mri_segmentation.cohort.phantom import make_volume
 from brain_mri_segmentation.datasets import pyfunc_model
 from brain_mri_segmentation.models import Checkpoint
-from brain_mri_segmentation.phantom import make_volume
 
 _PACKAGE = "brain-mri-segmentation"
 _SIGNATURE = ModelSignature(

@@ -11,10 +11,10 @@ from fsspec.implementations.local import LocalFileSystem
 from kedro.io import AbstractDataset
 from kedro.io.core import get_protocol_and_path
 
-from brain_mri_segmentation.cohort import SliceReader
+from brain_mri_segmentation.cohort.index import SliceReader
 from brain_mri_segmentation.datasets.storage import LocalCopy
-from brain_mri_segmentation.datasets.tiff import read_tiff, write_tiff
 from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.imaging.tiff import read_tiff, write_tiff
 
 _COMPLETE = "_complete.json"  # written last: a folder without it was interrupted
 

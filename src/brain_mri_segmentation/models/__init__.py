@@ -1,7 +1,13 @@
 """Architectures behind the parameter ``model``, and the checkpoint that carries one."""
 
+from brain_mri_segmentation.models import (  # noqa: F401 - each registers itself
+    ensemble,
+    segformer,
+    unet,
+    unet_large,
+)
 from brain_mri_segmentation.models.checkpoint import RUN_FILE, Checkpoint, write_atomically
-from brain_mri_segmentation.models.ensemble import EnsembleOptions
+from brain_mri_segmentation.models.ensemble import EnsembleOptions, combine, find_checkpoints
 from brain_mri_segmentation.models.registry import (
     SegmentationModel,
     check_model_name,
@@ -18,7 +24,9 @@ __all__ = [
     "SegmentationModel",
     "check_model_name",
     "check_model_options",
+    "combine",
     "create_model",
+    "find_checkpoints",
     "learning_rate_of",
     "rebuild_model",
     "write_atomically",

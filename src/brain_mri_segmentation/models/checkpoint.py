@@ -5,7 +5,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +16,9 @@ from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.models.registry import MODELS, rebuild_model
 
 FORMAT = "brain-mri-segmentation/1"
+
+# What models of versions before 0.2 call them.
+_FORMER_NAMES = {"flip": "mirroring", "smallest_region": "min_component_ratio"}
 
 # The files of a folder, named as the Hugging Face hub and transformers name them ...
 WEIGHTS_FILE = "model.safetensors"
@@ -82,7 +85,12 @@ class Checkpoint:
                 "Give the best.ckpt that the training pipeline saved."
             )
         del values["format"]
-        return cls(**values)
+        return cls(**values)._with_current_names()
+
+    def _with_current_names(self) -> "Checkpoint":
+        names = {_FORMER_NAMES.get(name, name): name for name in self.preprocessing}
+        current = {new: self.preprocessing[old] for new, old in names.items()}
+        return replace(self, preprocessing=current)
 
     def build(self) -> torch.nn.Module:
         """Rebuild the network with its weights, in evaluation mode, on the CPU.
@@ -187,7 +195,7 @@ def _read_folder(path: Path) -> Checkpoint:
             f"The model in {path} is not the one that its {RUN_FILE} describes: files of several "
             "models are mixed, or one was changed. Copy the folder anew, or export it again."
         )
-    return checkpoint
+    return checkpoint._with_current_names()
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:

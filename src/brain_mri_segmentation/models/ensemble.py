@@ -1,5 +1,8 @@
 """Several trained networks as one, whose probability is the mean of theirs."""
 
+from collections.abc import Sequence
+from glob import glob
+from pathlib import Path
 from typing import TypedDict
 
 import torch
@@ -7,7 +10,9 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.models.checkpoint import Checkpoint
 from brain_mri_segmentation.models.hub import HubModel
+from brain_mri_segmentation.models.registry import MODELS, register
 
 _SMALLEST = 1e-6  # probabilities are kept this far from 0 and 1, so that their logarithm is finite
 
@@ -19,8 +24,8 @@ class EnsembleOptions(BaseModel):
 
     checkpoints: list[str] | str
     """Files of the members, or a pattern such as ``data/06_models/unet/fold_*/best.ckpt``."""
-    flip: bool
-    """``PreprocessingParameters.flip`` of the ensemble."""
+    mirroring: bool
+    """``PreprocessingParameters.mirroring`` of the ensemble."""
 
 
 class Member(TypedDict):
@@ -31,6 +36,7 @@ class Member(TypedDict):
     temperature: float
 
 
+@register("ensemble")
 class Ensemble(nn.Module, HubModel):
     """The mean probability of networks of any architecture.
 
@@ -42,8 +48,6 @@ class Ensemble(nn.Module, HubModel):
     LEARNING_RATE = 0.001  # of its members; it is not trained itself
 
     def __init__(self, members: list[Member]) -> None:
-        from brain_mri_segmentation.models.registry import MODELS  # which knows this class
-
         super().__init__()
         self.config = {"members": members}
         self.temperatures = [member["temperature"] for member in members]
@@ -71,3 +75,87 @@ class Ensemble(nn.Module, HubModel):
         ]
         probability = torch.stack(probabilities).mean(dim=0).clamp(_SMALLEST, 1 - _SMALLEST)
         return torch.stack([1 - probability, probability], dim=1).log()
+
+
+# Of each member by itself; all else of the preprocessing must be the same.
+_OWN = {"temperature", "review_uncertainty", "mirroring"}
+
+
+def find_checkpoints(names: Sequence[str] | str) -> dict[str, Checkpoint]:
+    """Load checkpoints that are listed, or that a pattern such as ``fold_*/best.ckpt`` matches.
+
+    Returns:
+        Checkpoints by path, in the order of the list or of their names.
+
+    Raises:
+        InputError: There are fewer than two different ones, or one cannot be read.
+    """
+    if isinstance(names, str):
+        paths = sorted(glob(names, recursive=True))  # noqa: PTH207 - Path's takes no absolute ones
+    else:
+        paths = list(dict.fromkeys(names))
+    if len(paths) < 2:
+        raise InputError(
+            f"An ensemble needs two checkpoints or more, and models.ensemble.checkpoints={names} "
+            f"names {len(paths)}. Give a list of files, or a pattern such as "
+            "data/06_models/unet/fold_*/best.ckpt"
+        )
+    return {path: Checkpoint.load(Path(path)) for path in paths}
+
+
+def combine(checkpoints: dict[str, Checkpoint], mirroring: bool) -> Checkpoint:
+    """Make one checkpoint of several, which holds all their weights.
+
+    Args:
+        checkpoints: The members by name.
+        mirroring: Whether the ensemble sees the mirror image of a slice, too.
+
+    Raises:
+        InputError: The members prepare slices differently.
+    """
+    (first_name, first), *others = checkpoints.items()
+    for name, other in others:
+        for key in sorted((first.preprocessing.keys() | other.preprocessing.keys()) - _OWN):
+            values = [c.preprocessing.get(key) for c in (first, other)]
+            if values[0] != values[1]:
+                raise InputError(
+                    f"preprocessing.{key} is {values[0]} in {first_name} and {values[1]} in "
+                    f"{name}; members of an ensemble must prepare slices alike."
+                )
+    members = list(checkpoints.values())
+    reviews = [float(str(m.preprocessing["review_uncertainty"])) for m in members]
+    return Checkpoint(
+        model_name="ensemble",
+        model_config={
+            "members": [
+                {
+                    "model_name": member.model_name,
+                    "model_config": member.model_config,
+                    "temperature": member.preprocessing["temperature"],
+                }
+                for member in members
+            ]
+        },
+        preprocessing=first.preprocessing
+        | {
+            "mirroring": mirroring,
+            "temperature": 1.0,
+            "review_uncertainty": sum(reviews) / len(reviews),
+        },
+        weights={
+            f"members.{place}.{name}": value
+            for place, member in enumerate(members)
+            for name, value in member.weights.items()
+        },
+        metadata={
+            "members": {name: member.digest for name, member in checkpoints.items()},
+        }
+        | _seen_patients(members),
+    )
+
+
+def _seen_patients(checkpoints: Sequence[Checkpoint]) -> dict[str, list[str]]:
+    """Return the patients that trained any of them, and those that only selected."""
+    trained = {p for c in checkpoints for p in c.metadata.get("train_patients", [])}
+    selected = {p for c in checkpoints for p in c.metadata.get("val_patients", [])}
+    return {"train_patients": sorted(trained), "val_patients": sorted(selected - trained)}

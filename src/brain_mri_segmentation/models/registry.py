@@ -1,16 +1,16 @@
-"""Which architectures there are. A new one is a file beside this one and a line in ``MODELS``."""
+"""Which architectures there are.
 
-from typing import Any, ClassVar, Protocol, Self
+A new one is a file beside this one, registered under its name, and a line in ``models/__init__``.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import torch
 from pydantic import BaseModel, ValidationError
 
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.models.ensemble import Ensemble
 from brain_mri_segmentation.models.hub import Config, Weights
-from brain_mri_segmentation.models.segformer import SegFormer
-from brain_mri_segmentation.models.unet import UNet
-from brain_mri_segmentation.models.unet_large import UNetLarge
 
 
 class SegmentationModel(Protocol):
@@ -48,12 +48,20 @@ class SegmentationModel(Protocol):
         """
 
 
-MODELS: dict[str, type[Any]] = {
-    "unet": UNet,
-    "unet_large": UNetLarge,
-    "segformer": SegFormer,
-    "ensemble": Ensemble,
-}
+MODELS: dict[str, type[Any]] = {}
+"""Architectures by the value of the parameter ``model``."""
+
+T = TypeVar("T", bound=type)
+
+
+def register(name: str) -> Callable[[T], T]:
+    """Make a class known as the architecture ``name``."""
+
+    def add(architecture: T) -> T:
+        MODELS[name] = architecture
+        return architecture
+
+    return add
 
 
 def check_model_name(name: str) -> str:

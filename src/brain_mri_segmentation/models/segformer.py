@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.models.hub import Config, Weights, label_names
+from brain_mri_segmentation.models.registry import register
 
 if TYPE_CHECKING:
     from transformers import SegformerForSemanticSegmentation
@@ -34,6 +35,7 @@ class SegFormerOptions(BaseModel):
     """Hub name or local folder of the first weights; None starts from random ones."""
 
 
+@register("segformer")
 class SegFormer(nn.Module):
     """SegFormer with a head of two classes and logits at the resolution of the image.
 

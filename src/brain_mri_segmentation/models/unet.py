@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from brain_mri_segmentation.models.hub import HubModel
+from brain_mri_segmentation.models.registry import register
 
 
 class UNetOptions(BaseModel):
@@ -19,6 +20,7 @@ class UNetOptions(BaseModel):
     """Width of each level, from full resolution down."""
 
 
+@register("unet")
 class UNet(nn.Module, HubModel):
     """Encoder and decoder with skip connections; 32 -> 256 channels give 1.93 M parameters.
 

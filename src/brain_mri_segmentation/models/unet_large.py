@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.models.hub import HubModel
+from brain_mri_segmentation.models.registry import register
 
 
 class UNetLargeOptions(BaseModel):
@@ -27,6 +28,7 @@ class UNetLargeOptions(BaseModel):
     """Lower levels of the decoder that learn from the mask, too."""
 
 
+@register("unet_large")
 class UNetLarge(nn.Module, HubModel):
     """Residual U-Net whose lower decoder levels learn from the mask themselves.
 

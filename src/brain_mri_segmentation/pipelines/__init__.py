@@ -2,7 +2,7 @@
 
 from contextvars import ContextVar
 
-from brain_mri_segmentation.cohort import SPLITS
+from brain_mri_segmentation.cohort.index import SPLITS
 
 SPLIT_FOLDERS = {name: name for s in SPLITS for name in (f"{s}_images", f"{s}_masks")}
 """What data_processing writes and the others read, as inputs or outputs of a node."""

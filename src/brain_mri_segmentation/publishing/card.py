@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from brain_mri_segmentation.metrics import SUMMARY, Report
+from brain_mri_segmentation.evaluation.metrics import SUMMARY, Report
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import PreprocessingParameters, PublishingParameters
 from brain_mri_segmentation.publishing.export import ONNX_FILE

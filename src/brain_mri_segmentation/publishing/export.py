@@ -8,11 +8,12 @@ import numpy as np
 import onnxruntime
 import torch
 
-from brain_mri_segmentation.cohort import Slices, by_patient
+from brain_mri_segmentation.cohort.index import Slices
 from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.imaging.intensity import IntensityStatistics
+from brain_mri_segmentation.imaging.naming import by_patient
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import PreprocessingParameters
-from brain_mri_segmentation.preprocessing import IntensityStatistics
 
 ONNX_FILE = "model.onnx"
 _SAME_LOGITS = 1e-4

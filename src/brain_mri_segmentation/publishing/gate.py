@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import stats
 
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.metrics import Report
+from brain_mri_segmentation.evaluation.metrics import Report
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import GateParameters
 

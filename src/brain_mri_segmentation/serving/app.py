@@ -11,15 +11,16 @@ from fastapi import FastAPI
 from fastapi.responses import FileResponse
 from fastapi_offline import FastAPIOffline
 
-from brain_mri_segmentation import __version__, startup
+from brain_mri_segmentation import __version__
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.inference import Segmenter, segment_batch
+from brain_mri_segmentation.inference.predictor import Predictor, segment_batch
 from brain_mri_segmentation.parameters import ServingParameters
-from brain_mri_segmentation.serving import problems
+from brain_mri_segmentation.runtime import startup
+from brain_mri_segmentation.serving import errors
 from brain_mri_segmentation.serving.batching import Batcher
+from brain_mri_segmentation.serving.errors import Problem
 from brain_mri_segmentation.serving.model import load_serving_model, load_serving_parameters
 from brain_mri_segmentation.serving.observability import JsonFormatter, Metrics, RequestContext
-from brain_mri_segmentation.serving.problems import Problem
 from brain_mri_segmentation.serving.routes import DISCLAIMER, router
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class Service:
 
     Args:
         settings: Limits.
-        segmenter: The model; None when there is none.
+        predictor: The model; None when there is none.
         source: Where the model was found, for the log.
         missing: Why there is no model, and what to run.
     """
@@ -40,11 +41,11 @@ class Service:
     def __init__(
         self,
         settings: ServingParameters,
-        segmenter: Segmenter | None,
+        predictor: Predictor | None,
         source: str = "",
         missing: str = "",
     ) -> None:
-        self.settings, self.segmenter = settings, segmenter
+        self.settings, self.predictor = settings, predictor
         self.source, self._missing = source, missing
         self.metrics = Metrics()
         self.stopping = False
@@ -70,11 +71,11 @@ class Service:
         _ = self.model
 
     @property
-    def model(self) -> Segmenter:
+    def model(self) -> Predictor:
         """The model; without one, the refusal that ``require_model`` gives."""
-        if self.segmenter is None:
+        if self.predictor is None:
             raise Problem(503, self._missing)
-        return self.segmenter
+        return self.predictor
 
     def describe(self) -> dict[str, object]:
         """Return the model's card: name, version, image size, validation Dice."""
@@ -128,7 +129,7 @@ def create_app(service: Service | None = None) -> FastAPI:
     )
     app.state.service = service
     app.include_router(router)
-    problems.install(app)
+    errors.install(app)
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
@@ -151,7 +152,7 @@ def _service_of_project(project: Path) -> Service:
     package.setLevel(logging.INFO)
     settings = load_serving_parameters(project)
     try:
-        segmenter, source = load_serving_model(project)
+        predictor, source = load_serving_model(project)
     except InputError as error:
         logger.warning("no model is served: %s", error)
         # The reason names a path of this machine, which no client needs to know.
@@ -160,7 +161,7 @@ def _service_of_project(project: Path) -> Service:
             "'KEDRO_ENV=demo make serve'; or name a checkpoint with SERVING_MODEL=PATH."
         )
         return Service(settings, None, missing=missing)
-    service = Service(settings, segmenter, source)
+    service = Service(settings, predictor, source)
     card = service.describe()
     logger.info(
         "serving %s (%s)",

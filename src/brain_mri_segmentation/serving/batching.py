@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from brain_mri_segmentation.inference import Segmentation
+from brain_mri_segmentation.inference.predictor import Segmentation
 
 Segment = Callable[[Sequence[np.ndarray]], list[Segmentation]]
 

@@ -8,7 +8,7 @@ from kedro.io import DataCatalog
 
 from brain_mri_segmentation.datasets import is_registered, is_remote, load_checkpoint
 from brain_mri_segmentation.errors import InputError, find_input_error
-from brain_mri_segmentation.inference import Segmenter
+from brain_mri_segmentation.inference.predictor import Predictor
 from brain_mri_segmentation.parameters import ServingParameters, check_parameters
 
 ENTRY = "serving_model"
@@ -19,7 +19,7 @@ ENVIRONMENT_VARIABLE = "KEDRO_ENV"
 """Kedro environment whose catalog is read, such as ``demo``."""
 
 
-def load_serving_model(project: Path) -> tuple[Segmenter, str]:
+def load_serving_model(project: Path) -> tuple[Predictor, str]:
     """Load the model to serve.
 
     Args:
@@ -33,7 +33,7 @@ def load_serving_model(project: Path) -> tuple[Segmenter, str]:
     """
     if place := os.environ.get(MODEL_VARIABLE):
         credentials = _config(project)["credentials"].get("storage") if is_remote(place) else None
-        return Segmenter(load_checkpoint(place, credentials)), place
+        return Predictor(load_checkpoint(place, credentials)), place
     config = _config(project)
     entry = config["catalog"].get(ENTRY)
     if entry is None:
@@ -42,7 +42,7 @@ def load_serving_model(project: Path) -> tuple[Segmenter, str]:
         entry = entry | {"filepath": str(project / entry["filepath"])}
     catalog = DataCatalog.from_config({ENTRY: entry}, config["credentials"])
     try:
-        return Segmenter(catalog.load(ENTRY)), entry["filepath"]
+        return Predictor(catalog.load(ENTRY)), entry["filepath"]
     except Exception as error:
         if (input_error := find_input_error(error)) is None:
             raise

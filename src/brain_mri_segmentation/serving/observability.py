@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from brain_mri_segmentation.serving.problems import failed
+from brain_mri_segmentation.serving.errors import failed
 
 logger = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import numpy as np
 from PIL import Image
 
-from brain_mri_segmentation.figures import overlay
-from brain_mri_segmentation.inference import Segmentation
-from brain_mri_segmentation.preprocessing import FLAIR
+from brain_mri_segmentation.imaging.intensity import FLAIR
+from brain_mri_segmentation.imaging.overlay import overlay
+from brain_mri_segmentation.inference.predictor import Segmentation
 
 
 def _mask(image: np.ndarray, result: Segmentation) -> np.ndarray:  # noqa: ARG001

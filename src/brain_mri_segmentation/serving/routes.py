@@ -14,16 +14,18 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from brain_mri_segmentation.images import (
+from brain_mri_segmentation.imaging.readers import (
     MOST_PIXELS,
     MOST_SLICES,
     is_zip,
     read_slice,
     read_volume,
 )
-from brain_mri_segmentation.inference import Segmentation, segment_volume
+from brain_mri_segmentation.inference.predictor import Segmentation, segment_volume
 from brain_mri_segmentation.serving import pictures
-from brain_mri_segmentation.serving.answers import (
+from brain_mri_segmentation.serving.batching import QueueFull
+from brain_mri_segmentation.serving.errors import Problem
+from brain_mri_segmentation.serving.schemas import (
     NO_MODEL,
     REFUSALS,
     Health,
@@ -32,8 +34,6 @@ from brain_mri_segmentation.serving.answers import (
     VolumeAnswer,
     picture_or,
 )
-from brain_mri_segmentation.serving.batching import QueueFull
-from brain_mri_segmentation.serving.problems import Problem
 
 router = APIRouter()
 Result = TypeVar("Result")
@@ -105,10 +105,10 @@ async def segment_stack(
     service.require_model()
     async with service.reading_volume:
         slices = await run_in_threadpool(_read_volume, [await file.read() for file in files])
-    segmenter = service.segmenter
+    predictor = service.predictor
 
     def segment(images: list[np.ndarray]) -> list[Segmentation]:
-        return segment_volume(segmenter, images, service.settings.max_batch)
+        return segment_volume(predictor, images, service.settings.max_batch)
 
     results = await _wait_for(service.batcher.run(slices, segment), request)
     pixels = sum(result.mask.size for result in results)

@@ -5,9 +5,9 @@ import math
 import torch
 from torch.nn import functional as F
 
+from brain_mri_segmentation.imaging.intensity import FLAIR
 from brain_mri_segmentation.parameters import AugmentationParameters
-from brain_mri_segmentation.preprocessing import FLAIR
-from brain_mri_segmentation.processes import ALONE, Processes
+from brain_mri_segmentation.runtime.processes import ALONE, Processes
 
 _BLUR_RADIUS = 4  # pixels
 
@@ -41,8 +41,8 @@ class Draws:
 class Augmentation:
     """What a scanner might have done, before normalisation; and how the slice might have lain.
 
-    ``degrade`` blurs, adds noise and takes sequences away. A call flips, rotates, zooms, shifts and
-    crops in one resampling, then changes intensities.
+    ``simulate_artifacts`` blurs, adds noise and takes sequences away. A call flips, rotates, zooms,
+    shifts and crops in one resampling (``spatial``), then changes intensities (``intensity``).
 
     Args:
         settings: Ranges of the changes.
@@ -53,7 +53,7 @@ class Augmentation:
         self.settings = settings
         self.crop_size = crop_size
 
-    def degrade(
+    def simulate_artifacts(
         self, images: torch.Tensor, statistics: torch.Tensor, draws: Draws
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Make a batch as poor as scans can be.
@@ -68,7 +68,7 @@ class Augmentation:
         """
         count, device = len(images), images.device
         images = images.float()
-        lost = draws.uniform(count) < self.settings.missing_sequence
+        lost = draws.uniform(count) < self.settings.modality_dropout
         if lost.any():
             lost = lost.to(device)[:, None, None]
             flair = images[:, FLAIR : FLAIR + 1].expand_as(images)
@@ -97,12 +97,13 @@ class Augmentation:
         Returns:
             Images (N, 3, C, C) and masks (N, C, C) of the same types, C the crop size.
         """
-        images, masks = self._move(images, masks, draws)
-        return self._recolour(images, draws), masks
+        images, masks = self.spatial(images, masks, draws)
+        return self.intensity(images, draws), masks
 
-    def _move(
+    def spatial(
         self, images: torch.Tensor, masks: torch.Tensor, draws: Draws
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Flip, rotate, zoom, shift and crop images and masks together."""
         count, size = len(images), images.shape[-1]
         crop = min(self.crop_size or size, size)
         window = crop / size  # half width of the crop, where half the image is 1
@@ -125,7 +126,9 @@ class Augmentation:
         masks = F.grid_sample(masks[:, None].float(), grid, mode="nearest", align_corners=False)
         return images, masks[:, 0].long()
 
-    def _recolour(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
+    def intensity(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """Change contrast, brightness and gamma of each channel."""
+
         def per_channel(reach: float) -> torch.Tensor:  # (N, 3, 1, 1) in +- reach
             drawn = reach * _symmetric(draws, *images.shape[:2])
             return drawn[..., None, None].to(images.device)

@@ -111,7 +111,7 @@ class EpochReport(Callback):
     def _seconds_left(self, done: int) -> float:
         """Estimate from the epochs so far; those at half the resolution come first."""
         epochs = self._settings.epochs
-        coarse = sum(self._settings.at_half_resolution(epoch) for epoch in range(epochs))
+        coarse = sum(self._settings.at_low_resolution(epoch) for epoch in range(epochs))
         seconds = [row["seconds"] for row in self._rows]
         short = mean(seconds[:coarse] or [0])
         # Steps of a whole epoch take four times as long, its validation does not: about twice.

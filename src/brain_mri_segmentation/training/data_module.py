@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from brain_mri_segmentation.cohort import SliceReader, by_patient, patient_of
+from brain_mri_segmentation.cohort.index import SliceReader
 from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.imaging.intensity import IntensityStatistics, to_tensor
+from brain_mri_segmentation.imaging.naming import by_patient, patient_of
 from brain_mri_segmentation.parameters import PreprocessingParameters, TrainingParameters
-from brain_mri_segmentation.preprocessing import IntensityStatistics, to_tensor
-from brain_mri_segmentation.processes import ALONE, Processes
+from brain_mri_segmentation.runtime.processes import ALONE, Processes
 
 
 class Batch(TypedDict):
@@ -97,7 +98,7 @@ class SliceDataset(Dataset[dict[str, object]]):
         return image
 
 
-class TumourShareSampler(Sampler[int]):
+class ForegroundSampler(Sampler[int]):
     """All slices with tumour, and as many others as a given share leaves room for.
 
     The order and the choice of the others depend on the seed and the epoch alone. Of several
@@ -106,7 +107,7 @@ class TumourShareSampler(Sampler[int]):
 
     Args:
         holds_tumour: (slices,) bool.
-        tumour_share: Share of slices with tumour in an epoch; None takes every slice once.
+        oversample_foreground: Share of slices with tumour in an epoch; None takes every slice once.
         seed: Seed of the draws.
         processes: Who takes part.
     """
@@ -114,14 +115,14 @@ class TumourShareSampler(Sampler[int]):
     def __init__(
         self,
         holds_tumour: np.ndarray,
-        tumour_share: float | None,
+        oversample_foreground: float | None,
         seed: int,
         processes: Processes = ALONE,
     ) -> None:
         self._tumour, self._others = np.flatnonzero(holds_tumour), np.flatnonzero(~holds_tumour)
         wanted = len(self._others)
-        if tumour_share is not None:
-            wanted = round(len(self._tumour) * (1 - tumour_share) / tumour_share)
+        if oversample_foreground is not None:
+            wanted = round(len(self._tumour) * (1 - oversample_foreground) / oversample_foreground)
         self._others_per_epoch = min(wanted, len(self._others))
         self._seed = seed
         self._processes = processes
@@ -178,8 +179,8 @@ class SliceDataModule(lightning.LightningDataModule):
             )
         self.train, self.val, self._settings = train, val, settings
         self._batch_size = settings.batch_size // processes.count
-        self._sampler = TumourShareSampler(
-            train.holds_tumour, settings.tumour_share, seed, processes
+        self._sampler = ForegroundSampler(
+            train.holds_tumour, settings.oversample_foreground, seed, processes
         )
         # Each slice once: Lightning's own sampler would repeat some to give all the same number.
         self._val_part = range(processes.rank, len(val), processes.count)
@@ -204,7 +205,7 @@ class SliceDataModule(lightning.LightningDataModule):
             dataset,
             batch_size=self._batch_size,
             sampler=sampler,
-            num_workers=self._settings.workers,
-            persistent_workers=self._settings.workers > 0,
+            num_workers=self._settings.num_workers,
+            persistent_workers=self._settings.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )

@@ -11,7 +11,7 @@ from torch._dynamo.exc import TorchDynamoException
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.processes import Processes, started_again
+from brain_mri_segmentation.runtime.processes import Processes, started_again
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 _PRECISIONS: dict[str, Precision] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
@@ -113,7 +113,7 @@ def choose_memory_format(accelerator: str) -> torch.memory_format:
 
 
 @contextmanager
-def fast_products(accelerator: str) -> Iterator[None]:
+def allow_tf32(accelerator: str) -> Iterator[None]:
     """Let an NVIDIA GPU multiply 32-bit matrices in TF32, on tensor cores, within this context.
 
     The factors are rounded to 10 bits after the point; sums keep 23. PyTorch does so for

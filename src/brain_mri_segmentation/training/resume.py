@@ -7,16 +7,16 @@ from typing import Any, Literal
 import torch
 
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.processes import Processes, started_again
+from brain_mri_segmentation.runtime.processes import Processes, started_again
 from brain_mri_segmentation.training.callbacks import LAST
 
 logger = logging.getLogger(__name__)
 
 # What may change on the way: it decides how fast a training runs or when it ends, not what it is.
-HARMLESS = {
+RESUMABLE_CHANGES = {
     "resume",
     "patience",
-    "workers",
+    "num_workers",
     "accelerator",
     "strategy",
     "compile",

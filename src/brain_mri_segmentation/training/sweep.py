@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from optuna.trial import Trial, TrialState
 
-from brain_mri_segmentation.cohort import fingerprint
+from brain_mri_segmentation.cohort.split import fingerprint
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.models import check_model_options
 from brain_mri_segmentation.parameters import (
@@ -23,7 +23,7 @@ from brain_mri_segmentation.parameters import (
     TrainingParameters,
     flatten,
 )
-from brain_mri_segmentation.training.fit import Partition, Recipe, fit_model
+from brain_mri_segmentation.training.trainer import Partition, TrainingConfig, fit_model
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ _DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def search_parameters(
-    recipe: Recipe,
+    recipe: TrainingConfig,
     sweep: SweepParameters,
     train: Partition,
     val: Partition,
@@ -101,7 +101,7 @@ def search_parameters(
     return _table(study), _nest(best)
 
 
-def vary(recipe: Recipe, values: dict[str, Any]) -> Recipe:
+def vary(recipe: TrainingConfig, values: dict[str, Any]) -> TrainingConfig:
     """Return a recipe with other parameters, each of which is checked as those of conf are.
 
     Args:

@@ -4,9 +4,12 @@ import logging
 
 import pandas as pd
 
-from brain_mri_segmentation import cohort, metrics
-from brain_mri_segmentation.cohort import SPLITS, Slices
+from brain_mri_segmentation.cohort import split as splits
+from brain_mri_segmentation.cohort.index import SPLITS, Slices
+from brain_mri_segmentation.cohort.split import roles_in_fold
 from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.evaluation import metrics
+from brain_mri_segmentation.imaging.naming import patient_of
 from brain_mri_segmentation.parameters import EvaluationParameters
 
 logger = logging.getLogger(__name__)
@@ -14,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 def assign_folds(folds: int, seed: int, **partitions: Slices) -> pd.DataFrame:
     """Deal the patients of all partitions out to folds, those of each site evenly."""
-    return cohort.assign_folds(sorted(_patients(partitions)), folds, seed)
+    return splits.assign_folds(sorted(_patients(partitions)), folds, seed)
 
 
 def select_folds(
@@ -28,20 +31,20 @@ def select_folds(
         )
     selected: dict[str, Slices] = {}
     for fold in range(1, folds + 1):
-        part_of = cohort.roles_in_fold(fold_assignment, fold, folds)
+        part_of = roles_in_fold(fold_assignment, fold, folds)
         for kind in ("images", "masks"):
             every = {n: r for split in SPLITS for n, r in partitions[f"{split}_{kind}"].items()}
             for part in ("train", "val", "evaluation"):
                 selected[f"fold_{fold}.{part}_{kind}"] = {
                     name: reader
                     for name, reader in every.items()
-                    if part_of[cohort.patient_of(name)] == part
+                    if part_of[patient_of(name)] == part
                 }
     return selected
 
 
 def _patients(partitions: dict[str, Slices]) -> set[str]:
-    return {cohort.patient_of(name) for slices in partitions.values() for name in slices}
+    return {patient_of(name) for slices in partitions.values() for name in slices}
 
 
 def join_folds(

@@ -6,25 +6,39 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from brain_mri_segmentation import cohort as cohorts
-from brain_mri_segmentation import figures
-from brain_mri_segmentation.cohort import SliceFiles, SliceReader, Slices
+from brain_mri_segmentation.cohort.index import (
+    SPLITS,
+    SliceFiles,
+    SliceReader,
+    Slices,
+    index_slices,
+    refuse_problems,
+    usable_slices,
+)
+from brain_mri_segmentation.cohort.split import (
+    check_leakage,
+    fingerprint_split,
+    slices_of_split,
+    split_by_manifest,
+    split_by_seed,
+)
+from brain_mri_segmentation.evaluation import plots
+from brain_mri_segmentation.imaging.intensity import resize_image, resize_mask
 from brain_mri_segmentation.parameters import (
     CohortParameters,
     PreprocessingParameters,
     SplitParameters,
 )
-from brain_mri_segmentation.preprocessing import resize_image, resize_mask
 
 
 def index_cohort(
     raw_slices: SliceFiles, parameters: CohortParameters
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Check every raw slice; return the usable ones and a report on the others."""
-    table = cohorts.index_slices(raw_slices)
-    cohorts.refuse_problems(table, parameters.on_problem)
+    table = index_slices(raw_slices)
+    refuse_problems(table, parameters.on_invalid)
     problems = table.loc[table["problem"] != "", ["patient", "slice", "problem"]]
-    return cohorts.usable_slices(table), problems
+    return usable_slices(table), problems
 
 
 def split_patients(
@@ -32,31 +46,31 @@ def split_patients(
 ) -> pd.DataFrame:
     """Assign each patient to train, val or test, by the manifest if there is one."""
     patients = sorted(cohort["patient"].unique())
-    everyone: str | None = parameters.everyone
-    if everyone is not None:
-        split = dict.fromkeys(patients, everyone)
+    partition: str | None = parameters.assign_all_to
+    if partition is not None:
+        split = dict.fromkeys(patients, partition)
     elif split_manifest is None:
-        split = cohorts.split_by_seed(patients, parameters.seed, parameters.fraction)
+        split = split_by_seed(patients, parameters.seed, parameters.fraction)
     else:
-        split = cohorts.split_by_manifest(patients, split_manifest)
+        split = split_by_manifest(patients, split_manifest)
     table = pd.DataFrame(sorted(split.items()), columns=["patient", "split"])
-    cohorts.check_leakage(cohort, table)
+    check_leakage(cohort, table)
     return table
 
 
 def fingerprint_data(cohort: pd.DataFrame, patient_split: pd.DataFrame) -> dict[str, object]:
     """Describe data and split, so that results on different ones are never compared."""
-    return cohorts.fingerprint_split(cohort, patient_split)
+    return fingerprint_split(cohort, patient_split)
 
 
 def draw_cohort_overview(cohort: pd.DataFrame) -> Figure:
     """Draw slices and tumour of each patient, site by site."""
-    return figures.cohort_overview(cohort)
+    return plots.cohort_overview(cohort)
 
 
 def draw_split_balance(cohort: pd.DataFrame, patient_split: pd.DataFrame) -> Figure:
     """Draw how alike the partitions are."""
-    return figures.split_balance(cohort, patient_split)
+    return plots.split_balance(cohort, patient_split)
 
 
 def write_split_folders(
@@ -67,8 +81,8 @@ def write_split_folders(
 ) -> dict[str, dict[str, SliceReader]]:
     """Return readers of resized images and masks by partition; each slice is made when saved."""
     folders: dict[str, dict[str, SliceReader]] = {}
-    for split in cohorts.SPLITS:
-        pairs = list(cohorts.slices_of_split(cohort, patient_split, split))
+    for split in SPLITS:
+        pairs = list(slices_of_split(cohort, patient_split, split))
         folders[f"{split}_images"] = {
             name: partial(_read_image, raw_slices[raw], parameters.image_size)
             for name, raw in pairs

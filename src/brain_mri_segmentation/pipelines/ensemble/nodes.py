@@ -2,8 +2,8 @@
 
 import logging
 
-from brain_mri_segmentation.ensembling import combine, find_checkpoints
 from brain_mri_segmentation.models import Checkpoint, EnsembleOptions
+from brain_mri_segmentation.models.ensemble import combine, find_checkpoints
 
 logger = logging.getLogger(__name__)
 
@@ -13,4 +13,4 @@ def combine_checkpoints(models: dict[str, dict[str, object]]) -> Checkpoint:
     options = EnsembleOptions.model_validate(models["ensemble"])
     members = find_checkpoints(options.checkpoints)
     logger.info("An ensemble of %d members: %s", len(members), ", ".join(members))
-    return combine(members, options.flip)
+    return combine(members, options.mirroring)

@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from brain_mri_segmentation import figures, metrics
-from brain_mri_segmentation.cohort import Slices, patient_of
+from brain_mri_segmentation.cohort.index import Slices
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.inference import (
-    Segmenter,
+from brain_mri_segmentation.evaluation import metrics, plots
+from brain_mri_segmentation.imaging.naming import patient_of
+from brain_mri_segmentation.inference.predictor import (
+    Predictor,
     best_device,
     check_unseen,
     segment_patients,
@@ -38,8 +39,8 @@ def segment_split(
 ) -> dict[str, np.ndarray]:
     """Predict the mask of every slice."""
     check_unseen(checkpoint, list(images), parameters.split)
-    segmenter = Segmenter(checkpoint, best_device())
-    results = segment_patients(segmenter, images, parameters.batch_size)
+    predictor = Predictor(checkpoint, best_device())
+    results = segment_patients(predictor, images, parameters.batch_size)
     return {name: result.mask for name, result in results}
 
 
@@ -90,20 +91,20 @@ def draw_patient_dice(
 ) -> Figure:
     """Draw each patient's Dice with its interval."""
     intervals = metrics.patient_dice_intervals(slice_scores, parameters.bootstrap_samples, seed)
-    return figures.patient_dice(patient_scores, intervals, report)
+    return plots.patient_dice(patient_scores, intervals, report)
 
 
 def draw_dice_by_tumour_size(slice_scores: pd.DataFrame) -> Figure:
     """Draw Dice against the size of the tumour."""
-    return figures.dice_by_tumour_size(slice_scores)
+    return plots.dice_by_tumour_size(slice_scores)
 
 
 def draw_slice_gallery(
     slice_scores: pd.DataFrame, images: Slices, masks: Slices, predictions: Slices
 ) -> Figure:
     """Draw the best, median and worst slices with tumour."""
-    chosen = figures.choose_slices(slice_scores)
-    return figures.slice_gallery(
+    chosen = plots.choose_slices(slice_scores)
+    return plots.slice_gallery(
         [
             (title, images[name](), masks[name](), predictions[name]())
             for name, title in chosen.items()

@@ -9,13 +9,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.figures import overlay
-from brain_mri_segmentation.images import read_slices
-from brain_mri_segmentation.inference import (
+from brain_mri_segmentation.imaging.naming import group_volumes
+from brain_mri_segmentation.imaging.overlay import overlay
+from brain_mri_segmentation.imaging.readers import read_slices
+from brain_mri_segmentation.inference.predictor import (
+    Predictor,
     Segmentation,
-    Segmenter,
     best_device,
-    group_volumes,
     segment_volume,
 )
 from brain_mri_segmentation.models import Checkpoint
@@ -39,13 +39,13 @@ def segment_folder(
     input_slices: Files, serving_model: Checkpoint
 ) -> Iterator[tuple[Pictures, Pictures, dict[str, pd.DataFrame]]]:
     """Segment one volume at a time; a file that cannot be read is listed and left out."""
-    segmenter = Segmenter(serving_model, best_device())
+    predictor = Predictor(serving_model, best_device())
     volumes = group_volumes(list(input_slices))
     for volume, paths in tqdm(volumes.items(), "Volumes", disable=not sys.stderr.isatty()):
         images, problems = read_slices({path: input_slices[path] for path in paths})
         for path, problem in problems.items():
             logger.warning("%s is left out: %s", path, problem)
-        results = segment_volume(segmenter, list(images.values())) if images else []
+        results = segment_volume(predictor, list(images.values())) if images else []
         found = dict(zip(images, results, strict=True))
         masks = {path: Image.fromarray(result.mask) for path, result in found.items()}
         overlays = {

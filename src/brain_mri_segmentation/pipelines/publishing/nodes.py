@@ -8,10 +8,11 @@ import pandas as pd
 from huggingface_hub import HfApi
 from matplotlib.figure import Figure
 
-from brain_mri_segmentation import figures, publishing
-from brain_mri_segmentation.cohort import Slices
+from brain_mri_segmentation import publishing
+from brain_mri_segmentation.cohort.index import Slices
 from brain_mri_segmentation.datasets import Release
-from brain_mri_segmentation.metrics import Report, patient_dice_intervals
+from brain_mri_segmentation.evaluation import plots
+from brain_mri_segmentation.evaluation.metrics import Report, patient_dice_intervals
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import EvaluationParameters, PublishingParameters
 from brain_mri_segmentation.publishing import Approval, Comparison, Scores
@@ -38,7 +39,7 @@ def compare_models(
     comparison = publishing.compare(
         main, baseline, parameters.gate.confidence, evaluation.bootstrap_samples, seed
     )
-    return comparison, figures.model_comparison(comparison)
+    return comparison, plots.model_comparison(comparison)
 
 
 def check_gate(
@@ -68,17 +69,17 @@ def draw_card_pictures(
 ) -> dict[str, bytes]:
     """Draw what the model card shows, by name in the exported folder."""
     intervals = patient_dice_intervals(slice_scores, evaluation.bootstrap_samples, seed)
-    drawn = {"patients": figures.patient_dice(patient_scores, intervals, report)}
+    drawn = {"patients": plots.patient_dice(patient_scores, intervals, report)}
     if approval.status != "baseline":
-        drawn["comparison"] = figures.model_comparison(comparison)
+        drawn["comparison"] = plots.model_comparison(comparison)
     if parameters.pictures:
         images, masks = (folders[f"{report['split']}_{kind}"] for kind in ("images", "masks"))
         rows = [
             (title, images[name](), masks[name](), predictions[name]())
-            for name, title in figures.choose_failures(slice_scores).items()
+            for name, title in plots.choose_failures(slice_scores).items()
         ]
-        drawn["failures"] = figures.slice_gallery(rows, "Where the model fails worst")
-    return {f"pictures/{name}.png": figures.to_png(figure) for name, figure in drawn.items()}
+        drawn["failures"] = plots.slice_gallery(rows, "Where the model fails worst")
+    return {f"pictures/{name}.png": plots.to_png(figure) for name, figure in drawn.items()}
 
 
 def render_model_card(

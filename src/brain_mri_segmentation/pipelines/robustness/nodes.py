@@ -3,12 +3,12 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from brain_mri_segmentation import figures
-from brain_mri_segmentation.cohort import Slices
-from brain_mri_segmentation.inference import Segmenter, best_device, check_unseen
+from brain_mri_segmentation.cohort.index import Slices
+from brain_mri_segmentation.evaluation import plots
+from brain_mri_segmentation.evaluation.robustness import score_conditions
+from brain_mri_segmentation.inference.predictor import Predictor, best_device, check_unseen
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import EvaluationParameters
-from brain_mri_segmentation.robustness import score_conditions
 
 
 def score_robustness(
@@ -20,10 +20,10 @@ def score_robustness(
 ) -> pd.DataFrame:
     """Score the model under noise, blur and other conditions."""
     check_unseen(checkpoint, list(images), parameters.split)
-    segmenter = Segmenter(checkpoint, best_device())
-    return score_conditions(segmenter, images, masks, parameters.batch_size, seed)
+    predictor = Predictor(checkpoint, best_device())
+    return score_conditions(predictor, images, masks, parameters.batch_size, seed)
 
 
 def draw_robustness(robustness: pd.DataFrame) -> Figure:
     """Draw mean Dice under each condition."""
-    return figures.robustness(robustness)
+    return plots.robustness(robustness)

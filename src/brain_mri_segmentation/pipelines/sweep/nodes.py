@@ -6,13 +6,13 @@ from typing import Any
 import pandas as pd
 
 from brain_mri_segmentation import training as trainings
-from brain_mri_segmentation.cohort import Slices
+from brain_mri_segmentation.cohort.index import Slices
 from brain_mri_segmentation.parameters import (
     PreprocessingParameters,
     SweepParameters,
     TrainingParameters,
 )
-from brain_mri_segmentation.training import Partition, Recipe, StartExperiment
+from brain_mri_segmentation.training import Partition, StartExperiment, TrainingConfig
 
 
 def search_parameters(
@@ -32,7 +32,7 @@ def search_parameters(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Train with many parameters; return all trials, and the best as parameters.yml has them."""
     return trainings.search_parameters(
-        Recipe(
+        TrainingConfig(
             model_name=model,
             model_options=models.get(model, {}),
             preprocessing=preprocessing,

@@ -8,14 +8,14 @@ import pandas as pd
 from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
 
-from brain_mri_segmentation import figures
-from brain_mri_segmentation.calibration import calibrate
-from brain_mri_segmentation.cohort import Slices
-from brain_mri_segmentation.inference import best_device
-from brain_mri_segmentation.metrics import Report
+from brain_mri_segmentation.cohort.index import Slices
+from brain_mri_segmentation.evaluation import plots
+from brain_mri_segmentation.evaluation.calibration import calibrate
+from brain_mri_segmentation.evaluation.metrics import Report
+from brain_mri_segmentation.inference.predictor import best_device
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import PreprocessingParameters, TrainingParameters
-from brain_mri_segmentation.training import Partition, Recipe, fit_model
+from brain_mri_segmentation.training import Partition, TrainingConfig, fit_model
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def train_model(
     experiment_logger: Logger | None,
 ) -> tuple[Checkpoint, pd.DataFrame]:
     """Train the chosen model; return it at its best validation Dice, and its history."""
-    recipe = Recipe(
+    recipe = TrainingConfig(
         model_name=model,
         model_options=models.get(model, {}),
         preprocessing=preprocessing,
@@ -61,8 +61,8 @@ def calibrate_model(
 ) -> tuple[Checkpoint, Report]:
     """Fit temperature and review threshold on validation; return the model that knows them.
 
-    Threshold, smallest region and flip are those of today's parameters, so that they can be chosen
-    without training again.
+    Threshold, component ratio and mirroring are those of today's parameters, so that they can be
+    chosen without training again.
     """
     chosen = checkpoint.preprocessing | preprocessing.of_trained_weights()
     checkpoint = dataclasses.replace(checkpoint, preprocessing=chosen)
@@ -82,9 +82,9 @@ def calibrate_model(
 
 def draw_reliability_diagram(calibration: Report) -> Figure:
     """Draw how far the probabilities can be taken at their word."""
-    return figures.reliability_diagram(calibration)
+    return plots.reliability_diagram(calibration)
 
 
 def draw_training_curves(training_history: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     """Draw losses and validation scores of each epoch; return what the browser draws as well."""
-    return figures.training_curves(training_history), training_history
+    return plots.training_curves(training_history), training_history

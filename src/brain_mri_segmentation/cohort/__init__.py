@@ -1,0 +1,1 @@
+"""Patients and slices: what the cohort holds and how it is split."""

@@ -1,0 +1,290 @@
+"""How far a model's probabilities can be taken at their word, and which slices it should doubt.
+
+Measured on validation: a temperature for the logits (Guo et al. 2017), the expected calibration
+error before and after, the expected Dice below which a slice goes to review, and what other
+thresholds and smallest regions would give.
+Nearly all pixels of a slice are certainly healthy and would hide every error, so calibration is
+measured near tumour, true or predicted.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage, optimize
+
+from brain_mri_segmentation.cohort.index import SliceReader
+from brain_mri_segmentation.evaluation.metrics import (
+    COUNTS,
+    Report,
+    confusion_counts,
+    dice,
+    summarise,
+)
+from brain_mri_segmentation.imaging.naming import by_patient
+from brain_mri_segmentation.inference.postprocessing import (
+    probability_to_mask,
+    remove_small_components,
+)
+from brain_mri_segmentation.inference.predictor import Predictor, segment_patients, segment_volume
+from brain_mri_segmentation.models import Checkpoint
+
+NEIGHBOURHOOD = 10
+"""Pixels around tumour, true or predicted, in which calibration is measured."""
+BAD_DICE = 0.5
+"""A slice with a lower Dice is one that review should catch."""
+
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
+"""Thresholds that are tried beside the model's own, with its smallest region."""
+COMPONENT_RATIOS = (0.0, 0.1, 0.2, 0.3, 0.5, 1.0)
+"""Smallest regions that are tried beside the model's own, with its threshold."""
+
+# Logits are counted in bins, so that any temperature can be tried without the maps in memory.
+_LOGITS = np.linspace(-12, 12, 961)
+_EDGES = (_LOGITS[1:] + _LOGITS[:-1]) / 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """How a calibrated model does on a partition.
+
+    Attributes:
+        expected: (slices,) Dice that it expects of each slice; NaN where nothing may be tumour.
+        found: (slices,) Dice that it has; NaN without tumour in mask and truth.
+        choices: One row a slice and choice: threshold, min_component_ratio, patient, ``COUNTS``.
+    """
+
+    expected: np.ndarray
+    found: np.ndarray
+    choices: pd.DataFrame
+
+
+def calibrate(
+    checkpoint: Checkpoint,
+    images: Mapping[str, SliceReader],
+    masks: Mapping[str, SliceReader],
+    batch_size: int = 16,
+    device: str = "cpu",
+) -> tuple[Checkpoint, Report]:
+    """Fit temperature and review threshold on a partition that the model was not trained on.
+
+    Args:
+        checkpoint: The trained model.
+        images: Readers of (H, W, 3) uint8 by slice name.
+        masks: Readers of (H, W) uint8 by slice name.
+        batch_size: Slices in one forward pass.
+        device: Where the model runs, such as ``cpu`` or ``cuda``.
+
+    Returns:
+        The model with both values stored, as its own mean Dice over these patients is
+        (``val_dice`` of the metadata); and a report: ``temperature``; ``reliability``, tables
+        as of ``reliability``, and ``expected_calibration_error``, each ``before`` and ``after``;
+        of ``review`` the threshold, precision, recall and share of flagged slices; and under
+        ``postprocessing`` the scores of each threshold and smallest region that was tried. These
+        are for a person to choose by: the model keeps its own.
+    """
+    rules = checkpoint.preprocessing | {"temperature": 1}
+    raw = Predictor(dataclasses.replace(checkpoint, preprocessing=rules), device)
+    near_tumour = count_near_tumour(raw, images, masks, batch_size)
+    temperature = fit_temperature(near_tumour)
+    tables = {"before": reliability(near_tumour, 1), "after": reliability(near_tumour, temperature)}
+
+    # A temperature moves all thresholds but 0.5, so these are tried on calibrated probabilities.
+    rules = rules | {"temperature": temperature}
+    predictor = Predictor(dataclasses.replace(checkpoint, preprocessing=rules), device)
+    own = predictor.preprocessing
+    measured = measure(predictor, images, masks, batch_size)
+    review = fit_review(measured.expected, measured.found, own.review_uncertainty)
+    choices = _compare_choices(measured.choices)
+    val_dice = next(
+        choice["dice"]
+        for choice in choices
+        if choice["threshold"] == own.threshold
+        and choice["min_component_ratio"] == own.min_component_ratio
+    )
+    report = {
+        "temperature": temperature,
+        "expected_calibration_error": {
+            when: expected_calibration_error(table) for when, table in tables.items()
+        },
+        "review": review,
+        "postprocessing": choices,
+        "reliability": {when: table.to_dict("list") for when, table in tables.items()},
+    }
+    calibrated = dataclasses.replace(
+        checkpoint,
+        preprocessing=rules | {"review_uncertainty": review["threshold"]},
+        metadata=checkpoint.metadata | {"val_dice": val_dice},
+    )
+    return calibrated, report
+
+
+def count_near_tumour(
+    predictor: Predictor,
+    images: Mapping[str, SliceReader],
+    masks: Mapping[str, SliceReader],
+    batch_size: int,
+) -> np.ndarray:
+    """Count the pixels near tumour, predicted or true, by truth and logit.
+
+    Returns:
+        (2, 961) int64: by truth (0 or 1) and by ``_LOGITS``.
+    """
+    near = np.zeros((2, len(_LOGITS)), dtype=np.int64)
+    for name, result in segment_patients(predictor, images, batch_size):
+        truth = masks[name]() > 0
+        tumour = truth | (result.mask > 0)
+        if tumour.any():
+            place = np.searchsorted(_EDGES, _logit(result.probability))  # (H, W)
+            around = ndimage.distance_transform_edt(~tumour) <= NEIGHBOURHOOD
+            for value in (0, 1):
+                chosen = place[around & (truth == value)]
+                near[value] += np.bincount(chosen, minlength=len(_LOGITS))
+    return near
+
+
+def measure(
+    predictor: Predictor,
+    images: Mapping[str, SliceReader],
+    masks: Mapping[str, SliceReader],
+    batch_size: int,
+) -> Measurement:
+    """Score each slice, and other thresholds and smallest regions; one patient in memory."""
+    expected, found, choices = [], [], []
+    for patient, names in by_patient(list(images)).items():
+        results = segment_volume(predictor, [images[name]() for name in names], batch_size)
+        truths = np.stack([masks[name]() > 0 for name in names])
+        counts = [confusion_counts(r.mask, truth) for r, truth in zip(results, truths, strict=True)]
+        expected += [result.expected_dice for result in results]
+        found += [float(dice(outcome)) for outcome in counts]
+        volume = np.stack([result.probability for result in results])
+        choices.append(_try_choices(predictor, volume, truths).assign(patient=patient))
+    return Measurement(np.array(expected), np.array(found), pd.concat(choices))
+
+
+def _try_choices(predictor: Predictor, volume: np.ndarray, truths: np.ndarray) -> pd.DataFrame:
+    """Count the outcomes of other thresholds and smallest regions on a volume (N, H, W)."""
+    rules = predictor.preprocessing
+    tried = {(threshold, rules.min_component_ratio) for threshold in (*THRESHOLDS, rules.threshold)}
+    tried |= {
+        (rules.threshold, region) for region in (*COMPONENT_RATIOS, rules.min_component_ratio)
+    }
+    tables = []
+    for threshold, region in sorted(tried):
+        kept = remove_small_components(volume, threshold, region)
+        counts = confusion_counts(probability_to_mask(kept, threshold), truths)
+        table = pd.DataFrame(counts, columns=COUNTS)
+        tables.append(table.assign(threshold=threshold, min_component_ratio=region))
+    return pd.concat(tables)
+
+
+def _compare_choices(choices: pd.DataFrame) -> list[dict[str, float | None]]:
+    wanted = ["dice", "dice_median", "dice_pooled", "dice_small_tumours", "empty_slice_fp_rate"]
+    rows = []
+    for (threshold, region), group in choices.groupby(["threshold", "min_component_ratio"]):
+        summary = summarise(group)
+        scores = {name: None if np.isnan(summary[name]) else summary[name] for name in wanted}
+        rows.append({"threshold": threshold, "min_component_ratio": region} | scores)
+    return rows
+
+
+def fit_temperature(near_tumour: np.ndarray) -> float:
+    """Return the temperature with the highest likelihood of the truth (Guo et al. 2017).
+
+    Args:
+        near_tumour: (2, 961), as of ``count_near_tumour``.
+
+    Returns:
+        Between 0.1 and 10; above 1 where the model is too sure of itself.
+    """
+
+    def negative_log_likelihood(log_temperature: float) -> float:
+        logits = _LOGITS / np.exp(log_temperature)
+        # log(1 + exp(x)), of which x is the logit of the class that is not true
+        return float(
+            (near_tumour[0] * np.logaddexp(0, logits)).sum()
+            + (near_tumour[1] * np.logaddexp(0, -logits)).sum()
+        )
+
+    if not near_tumour.any():
+        return 1.0
+    bounds = (np.log(0.1), np.log(10))
+    best = optimize.minimize_scalar(negative_log_likelihood, bounds=bounds, method="bounded")
+    return float(np.exp(best.x))
+
+
+def reliability(near_tumour: np.ndarray, temperature: float, bins: int = 10) -> pd.DataFrame:
+    """Compare predicted probabilities with how often tumour was there.
+
+    Args:
+        near_tumour: (2, 961), as of ``count_near_tumour``.
+        temperature: Divides the logits.
+        bins: Equal intervals of probability.
+
+    Returns:
+        One row an interval that holds pixels: ``pixels``, ``probability`` (their mean) and
+        ``frequency`` (share of them that are tumour).
+    """
+    probability = 1 / (1 + np.exp(-_LOGITS / temperature))
+    interval = np.minimum((probability * bins).astype(int), bins - 1)
+
+    def total(values: np.ndarray) -> np.ndarray:
+        return np.bincount(interval, weights=values, minlength=bins)
+
+    pixels = near_tumour.sum(axis=0)
+    counted = total(pixels)
+    held = counted > 0
+    return pd.DataFrame(
+        {
+            "pixels": counted[held].astype(int),
+            "probability": total(pixels * probability)[held] / counted[held],
+            "frequency": total(near_tumour[1])[held] / counted[held],
+        }
+    )
+
+
+def expected_calibration_error(table: pd.DataFrame) -> float:
+    """Return the mean over pixels of |probability - frequency| of their interval; 0..1."""
+    gaps = (table["probability"] - table["frequency"]).abs()
+    return float(np.average(gaps, weights=table["pixels"])) if len(table) else float("nan")
+
+
+def fit_review(expected: np.ndarray, found: np.ndarray, otherwise: float) -> Report:
+    """Choose the uncertainty, 1 - expected Dice, that best tells bad slices from the others.
+
+    Args:
+        expected: (slices,) Dice that the model expects; NaN where nothing may be tumour.
+        found: (slices,) Dice that it has; NaN without tumour in mask and truth.
+        otherwise: The threshold where nothing can be learnt, since no slice is bad or all are
+            equally uncertain.
+
+    Returns:
+        ``threshold`` with the highest F1 for slices whose Dice is below 0.5, its ``precision`` and
+        ``recall`` (None where nothing was learnt), the share of ``flagged`` slices, and how many
+        were ``bad``.
+    """
+    uncertainty = np.nan_to_num(1 - expected, nan=0.0)
+    bad = found < BAD_DICE  # NaN, nothing there and nothing found, is not bad
+    values = np.unique(uncertainty)
+    if not bad.any() or len(values) < 2:
+        flagged = float((uncertainty > otherwise).mean())
+        scores = {"precision": None, "recall": None, "flagged": flagged, "bad": int(bad.sum())}
+        return {"threshold": otherwise} | scores
+    # A flag is raised above the threshold, so the candidates lie between neighbours.
+    candidates = (values[1:] + values[:-1]) / 2
+    flags = uncertainty > candidates[:, None]  # (candidates, slices)
+    caught = (flags & bad).sum(axis=1)
+    best = int(np.argmax(2 * caught / (flags.sum(axis=1) + bad.sum())))
+    return {
+        "threshold": float(candidates[best]),
+        "precision": float(caught[best] / max(1, flags[best].sum())),
+        "recall": float(caught[best] / bad.sum()),
+        "flagged": float(flags[best].mean()),
+        "bad": int(bad.sum()),
+    }
+
+
+def _logit(probability: np.ndarray) -> np.ndarray:
+    clipped = np.clip(probability.astype(np.float64), 1e-7, 1 - 1e-7)
+    return np.log(clipped / (1 - clipped))

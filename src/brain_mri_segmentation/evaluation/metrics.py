@@ -1,0 +1,297 @@
+"""Segmentation metrics: counts first, then the formula, then the reduction.
+
+Dice = 2TP / (2TP + FP + FN) and IoU = TP / (TP + FP + FN), with TP, FP, FN and TN counted in
+pixels of the tumour class. A ratio without a denominator is NaN, and who reduces counts it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from brain_mri_segmentation.imaging.naming import site_of
+
+Report = Mapping[str, Any]
+"""What ``metrics.json`` holds: the summary, ``model``, ``split``, ``intervals_95`` and so on."""
+
+COUNTS = ["true_positive", "false_positive", "false_negative", "true_negative"]
+
+SMALL_TUMOUR = 200
+"""A tumour of fewer pixels in a slice is a small one."""
+
+SUMMARY = {
+    "dice": "Dice, mean over patients",
+    "dice_median": "Dice, median over patients",
+    "dice_pooled": "Dice, all pixels together",
+    "dice_tumour_slices": "Dice, mean over tumour slices",
+    "dice_small_tumours": f"Dice, mean over tumours < {SMALL_TUMOUR} px",
+    "iou": "IoU, mean over patients",
+    "empty_slice_fp_rate": "Empty slices with a false alarm",
+    "pixel_accuracy": "Pixel accuracy",
+}
+"""The figures that a reader is shown, in this order."""
+
+
+def confusion_counts(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Count the pixels of each outcome.
+
+    Args:
+        prediction: (..., H, W) bool, or any array whose non-zero pixels are tumour.
+        truth: The same shape.
+
+    Returns:
+        (..., 4) int64 in the order of ``COUNTS``.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    if prediction.shape != truth.shape:
+        raise ValueError(f"prediction has shape {prediction.shape}, truth {truth.shape}")
+    predicted, actual = prediction > 0, truth > 0
+    outcomes = (predicted & actual, predicted & ~actual, ~predicted & actual, ~predicted & ~actual)
+    return np.stack([np.count_nonzero(outcome, axis=(-2, -1)) for outcome in outcomes], axis=-1)
+
+
+def dice(counts: np.ndarray) -> np.ndarray:
+    """Return Dice of each row of counts (..., 4); NaN without tumour in prediction and truth."""
+    tp, fp, fn, _ = np.moveaxis(np.asarray(counts, dtype=float), -1, 0)
+    return _ratio(2 * tp, 2 * tp + fp + fn)
+
+
+def iou(counts: np.ndarray) -> np.ndarray:
+    """Return IoU of each row of counts (..., 4); NaN without tumour in prediction and truth."""
+    tp, fp, fn, _ = np.moveaxis(np.asarray(counts, dtype=float), -1, 0)
+    return _ratio(tp, tp + fp + fn)
+
+
+def pixel_accuracy(counts: np.ndarray) -> np.ndarray:
+    """Return the share of right pixels of each row of counts (..., 4)."""
+    counts = np.asarray(counts, dtype=float)
+    return _ratio(counts[..., 0] + counts[..., 3], counts.sum(axis=-1))
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    nothing = np.full_like(denominator, np.nan)
+    return np.divide(numerator, denominator, out=nothing, where=denominator > 0)
+
+
+OVERLAPS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"dice": dice, "iou": iou}
+"""Every score that is averaged over patients and over tumour slices, by its name in reports."""
+
+
+def score_slices(slice_counts: pd.DataFrame) -> pd.DataFrame:
+    """Add the scores of each row to a table with the columns of ``COUNTS``."""
+    counts = slice_counts[COUNTS].to_numpy()
+    scores = {name: score(counts) for name, score in OVERLAPS.items()}
+    return slice_counts.assign(**scores, pixel_accuracy=pixel_accuracy(counts))
+
+
+def score_patients(slice_scores: pd.DataFrame) -> pd.DataFrame:
+    """Score each patient on the sum of the counts of all its slices.
+
+    Args:
+        slice_scores: One row a slice, with ``patient`` and the columns of ``COUNTS``.
+
+    Returns:
+        One row a patient, by name: ``patient``, ``slices``, ``COUNTS``, ``dice``, ``iou``,
+        ``pixel_accuracy``.
+    """
+    groups = slice_scores.groupby("patient", sort=True)
+    counts = groups[COUNTS].sum()
+    counts.insert(0, "slices", groups.size())
+    return score_slices(counts.reset_index())
+
+
+def summarise(slice_scores: pd.DataFrame) -> dict[str, float]:
+    """Reduce the scores of all slices to one figure a metric.
+
+    Args:
+        slice_scores: One row a slice, with ``patient`` and the columns of ``COUNTS``.
+
+    Returns:
+        For each of ``OVERLAPS``, such as ``dice``: ``dice``, the mean over patients;
+        ``dice_median`` over patients; ``dice_pooled``, of all pixels together;
+        ``dice_tumour_slices``, the mean over slices that hold tumour. Besides,
+        ``dice_small_tumours``, the mean over slices that hold fewer than ``SMALL_TUMOUR`` pixels
+        of it; ``pixel_accuracy`` of all pixels; and ``empty_slice_fp_rate``, the share of
+        tumour-free slices with any predicted pixel. Undefined ratios (NaN) are left out of a
+        mean; ``undefined_patients`` counts the patients without a Dice. A figure with nothing to
+        average is NaN.
+    """
+    table = _PatientTable(slice_scores)
+    return table.summary(np.arange(table.patients))
+
+
+def score_sites(slice_scores: pd.DataFrame) -> pd.DataFrame:
+    """Summarise the patients of each site that scanned them.
+
+    Returns:
+        One row a site: ``site``, ``patients``, ``slices`` and the figures of ``summarise``.
+    """
+    rows = []
+    for site, group in slice_scores.groupby(slice_scores["patient"].map(site_of), sort=True):
+        counted = {"patients": group["patient"].nunique(), "slices": len(group)}
+        rows.append({"site": site} | counted | summarise(group))
+    return pd.DataFrame(rows)
+
+
+def bootstrap_intervals(
+    slice_scores: pd.DataFrame, samples: int, seed: int
+) -> dict[str, tuple[float, float]]:
+    """Return the 95 % percentile bootstrap interval over patients of each figure of ``summarise``.
+
+    Patients, not slices, are drawn with replacement, since slices of one patient are not
+    independent (Efron and Tibshirani 1993, chapter 13). A resample in which a figure is undefined
+    is left out of its interval; both ends are NaN where it is undefined in all of them.
+
+    Args:
+        slice_scores: One row a slice, with ``patient`` and the columns of ``COUNTS``; at least one.
+        samples: Resamples of the patients.
+        seed: The same seed gives the same intervals.
+    """
+    table = _PatientTable(slice_scores)
+    random = np.random.default_rng(seed)
+    draws = [
+        table.summary(random.integers(table.patients, size=table.patients)) for _ in range(samples)
+    ]
+    return {
+        name: tuple(_percentiles([draw[name] for draw in draws]))
+        for name in draws[0]
+        if name != "undefined_patients"
+    }
+
+
+def patient_dice_intervals(slice_scores: pd.DataFrame, samples: int, seed: int) -> pd.DataFrame:
+    """Return the 95 % bootstrap interval of each patient's Dice over its own slices.
+
+    Args:
+        slice_scores: One row a slice, with ``patient`` and the columns of ``COUNTS``.
+        samples: Resamples of the slices of each patient.
+        seed: The same seed gives the same intervals.
+
+    Returns:
+        Indexed by patient, columns ``lower`` and ``upper``: how far the patient's Dice rests on a
+        few slices.
+    """
+    random = np.random.default_rng(seed)
+    rows = {}
+    for patient, group in slice_scores.groupby("patient", sort=True):
+        counts = group[COUNTS].to_numpy()
+        drawn = random.integers(len(counts), size=(samples, len(counts)))
+        rows[patient] = _percentiles(dice(counts[drawn].sum(axis=1)))
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["lower", "upper"])
+
+
+def report(
+    model: str, split: str, slice_scores: pd.DataFrame, samples: int, seed: int
+) -> dict[str, Any]:
+    """Summarise scores with their 95 % intervals, as plain values; an undefined figure is None.
+
+    Args:
+        model: Name of the architecture.
+        split: What was scored.
+        slice_scores: One row a slice (``score_slices``).
+        samples: Resamples behind each interval.
+        seed: Seed of the resamples.
+    """
+    intervals = bootstrap_intervals(slice_scores, samples, seed)
+    return {
+        "model": model,
+        "split": split,
+        "patients": int(slice_scores["patient"].nunique()),
+        "slices": len(slice_scores),
+        **{name: _defined(value) for name, value in summarise(slice_scores).items()},
+        "intervals_95": {n: [_defined(end) for end in ends] for n, ends in intervals.items()},
+    }
+
+
+def tracked(report: Report, prefix: str) -> dict[str, dict[str, float]]:
+    """Return the defined figures of a report as an experiment tracker takes them."""
+    return {
+        f"{prefix}/{name}": {"value": float(report[name]), "step": 0}
+        for name in [*report["intervals_95"], "undefined_patients"]
+        if report[name] is not None
+    }
+
+
+def _defined(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+def format_summary(report: Report) -> str:
+    """Return a few readable lines of a report (the summary, with ``intervals_95`` beside it)."""
+    lines = [
+        f"{report['model']} on {report['split']}: "
+        f"{report['patients']} patients, {report['slices']} slices"
+    ]
+    for name, text in SUMMARY.items():
+        value, ends = report[name], report["intervals_95"][name]
+        if value is None:
+            lines.append(f"  {text:<34} undefined")
+        else:
+            spread = "" if None in ends else f"  (95 % interval {ends[0]:.3f} to {ends[1]:.3f})"
+            lines.append(f"  {text:<34} {value:.3f}{spread}")
+    return "\n".join(lines)
+
+
+def _percentiles(values: object) -> np.ndarray:
+    defined = np.asarray(values, dtype=float)
+    defined = defined[~np.isnan(defined)]
+    return np.percentile(defined, [2.5, 97.5]) if len(defined) else np.array([np.nan, np.nan])
+
+
+class _PatientTable:
+    """Per-patient sums from which any resample of the patients is summarised quickly."""
+
+    def __init__(self, slice_scores: pd.DataFrame) -> None:
+        patient, _ = pd.factorize(slice_scores["patient"], sort=True)
+        counts = slice_scores[COUNTS].to_numpy()
+        self.patients = int(patient.max()) + 1 if len(patient) else 0
+
+        def total(values: np.ndarray) -> np.ndarray:
+            summed = np.zeros((self.patients, *values.shape[1:]))
+            np.add.at(summed, patient, values)
+            return summed
+
+        holds_tumour = counts[:, 0] + counts[:, 2] > 0
+        false_alarm = ~holds_tumour & (counts[:, 1] > 0)
+        self._counts = total(counts)
+        self._empty_slices = total((~holds_tumour).astype(float))
+        self._false_alarms = total(false_alarm.astype(float))
+        small = holds_tumour & (counts[:, 0] + counts[:, 2] < SMALL_TUMOUR)
+        self._small_tumours = total(small.astype(float))
+        self._small_tumour_dice = total(np.where(small, dice(counts), 0.0))
+        self._slice_score, self._scored_slices = {}, {}
+        for metric, score in OVERLAPS.items():
+            of_slices = score(counts)
+            counted = holds_tumour & ~np.isnan(of_slices)
+            self._slice_score[metric] = total(np.where(counted, of_slices, 0.0))
+            self._scored_slices[metric] = total(counted.astype(float))
+
+    def summary(self, chosen: np.ndarray) -> dict[str, float]:
+        counts = self._counts[chosen]
+        pooled = counts.sum(axis=0)
+        figures: dict[str, float] = {}
+        for metric, score in OVERLAPS.items():
+            of_patients = score(counts)
+            defined = of_patients[~np.isnan(of_patients)]
+            nothing = not len(defined)
+            figures[metric] = float("nan") if nothing else float(defined.mean())
+            figures[f"{metric}_median"] = float("nan") if nothing else float(np.median(defined))
+            figures[f"{metric}_pooled"] = float(score(pooled))
+            figures[f"{metric}_tumour_slices"] = float(
+                _ratio(
+                    self._slice_score[metric][chosen].sum(),
+                    self._scored_slices[metric][chosen].sum(),
+                )
+            )
+        figures["dice_small_tumours"] = float(
+            _ratio(self._small_tumour_dice[chosen].sum(), self._small_tumours[chosen].sum())
+        )
+        figures["undefined_patients"] = float(np.isnan(dice(counts)).sum())
+        figures["pixel_accuracy"] = float(pixel_accuracy(pooled))
+        figures["empty_slice_fp_rate"] = float(
+            _ratio(self._false_alarms[chosen].sum(), self._empty_slices[chosen].sum())
+        )
+        return figures

@@ -1,0 +1,1 @@
+"""Pictures and volumes: reading, writing, intensities, names."""

@@ -1,0 +1,67 @@
+"""What speaks for a person to look at a slice."""
+
+import numpy as np
+from scipy import ndimage
+
+from brain_mri_segmentation.parameters import PreprocessingParameters
+
+POSSIBLE = 0.2
+"""Probability from which a pixel may be tumour, when the model says how good its mask is."""
+_FEWEST_POSSIBLE_PIXELS = 50  # in a volume without a mask, less than this is noise
+# Of the 3,542 slices of the public cohort at hand, those with a brain in them lie within these.
+_DARKEST_DEVIATION = 2.0  # grey levels; below, there is nothing in the picture
+_BRIGHTEST_BORDER = 0.9  # mean of the border over mean of the centre; a photograph has about 1
+
+
+def expected_dice(probabilities: np.ndarray, kept: np.ndarray, threshold: float) -> np.ndarray:
+    """Estimate the Dice of each slice of a volume without knowing the truth.
+
+    The soft Dice confidence 2 sum(p m) / (sum(p) + sum(m)) of mask m and probability p (Borges et
+    al. 2024), of pixels that may be tumour. Of those that a volume has elsewhere the model decided
+    that they are none, so only what hangs together with the mask counts; without any mask, all.
+
+    Args:
+        probabilities: (N, S, S) float32 in 0..1, neighbouring slices in order.
+        kept: The same, 0 in regions that were dropped (``remove_small_components``).
+        threshold: Probability from which a pixel belongs to the mask.
+
+    Returns:
+        (N,) float64 in 0..1; NaN for a slice without mask where nothing may be tumour.
+    """
+    mask = kept >= threshold
+    regions, count = ndimage.label((probabilities > POSSIBLE) | mask, structure=np.ones((3, 3, 3)))
+    if mask.any():
+        counts = np.isin(np.arange(count + 1), regions[mask])
+    else:
+        counts = np.bincount(regions.ravel()) >= _FEWEST_POSSIBLE_PIXELS
+    counts[0] = False  # what lies outside of all regions
+    possible = np.where(counts[regions], probabilities, 0).astype(np.float64)
+    both = (possible * mask).sum(axis=(1, 2))
+    either = possible.sum(axis=(1, 2)) + mask.sum(axis=(1, 2))
+    return 2 * both / np.where(either > 0, either, np.nan)
+
+
+def reason_to_review(
+    image: np.ndarray, expected: float, rules: PreprocessingParameters
+) -> str | None:
+    """Say why a person should look at a slice; None when nothing speaks for it.
+
+    Args:
+        image: (H, W, 3) uint8.
+        expected: Dice that the model expects of its mask, NaN where nothing may be tumour.
+        rules: How much may be missing from 1.
+    """
+    grey = image.mean(axis=2)
+    if grey.std() < _DARKEST_DEVIATION:
+        return "the picture is almost empty"
+    height, width = grey.shape
+    centre = grey[height // 4 : -(height // 4), width // 4 : -(width // 4)].mean()
+    edge = max(1, min(height, width) // 32)
+    border = np.concatenate(
+        [grey[:edge].ravel(), grey[-edge:].ravel(), grey[:, :edge].ravel(), grey[:, -edge:].ravel()]
+    ).mean()
+    if border > _BRIGHTEST_BORDER * centre:
+        return "the picture does not look like a brain MRI slice: its border is not darker"
+    if 1 - expected > rules.review_uncertainty:  # not so for NaN
+        return f"the model is uncertain: it expects a Dice of {expected:.2f} of its own mask"
+    return None

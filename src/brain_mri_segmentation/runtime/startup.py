@@ -1,0 +1,75 @@
+"""What is set before anything runs: how the command line speaks, and how memory is held."""
+
+import logging
+import os
+import sys
+import warnings
+from functools import cache
+from typing import TextIO
+
+from brain_mri_segmentation.errors import InputError, show_input_errors_without_traceback
+from brain_mri_segmentation.runtime.memory import keep_freed_memory
+from brain_mri_segmentation.runtime.processes import Processes
+
+# Nothing is reported to anybody unless the user says so. Libraries read this when imported.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+if not sys.stderr.isatty():  # in a log file, each step of a progress bar would be a line
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+# Notes from libraries to each other's developers, which a user can do nothing about.
+_NOT_FOR_USERS = (
+    "register_new_resolver",
+    "Add type hints to the `predict` method",
+    "Option '--pipeline' is deprecated",
+    "isinstance(treespec, LeafSpec)",
+    "You have overridden `on_after_batch_transfer`",
+    # Reading slices takes a hundredth of a step; workers would only take the cores away.
+    "does not have many workers",
+    "exists and is not empty",
+    # That is what they are here: names in the namespaces of the folds.
+    "One or more dataset names contain '.'",
+)
+
+
+@cache  # both Kedro's command line (entry point kedro.init) and settings.py ask for it
+def prepare() -> None:
+    """Silence notes that are not for users, show input errors without a traceback, keep memory."""
+    keep_freed_memory()
+    # A filter would not do: libraries put filters of their own in front of it.
+    show = warnings.showwarning
+
+    def show_if_for_users(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if not any(note in str(message) for note in _NOT_FOR_USERS):
+            show(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = show_if_for_users
+    show_input_errors_without_traceback(storage_error)
+    if Processes.started().rank:
+        logging.disable(logging.WARNING)  # the first process says it
+
+
+def storage_error(error: BaseException) -> InputError | None:
+    """Return what a disk or an object storage refused; None for any other error.
+
+    Kedro wraps what they say in a DatasetError, with the name of the dataset.
+    """
+    # By their names: neither library is needed, nor imported, where an error is shown.
+    wrapped = (type(error).__module__, type(error).__name__) == ("kedro.io.core", "DatasetError")
+    cause: BaseException | None = error
+    while wrapped and cause is not None:
+        # OSError: also a disk that is full; botocore: no credentials, no such server.
+        if isinstance(cause, OSError) or type(cause).__module__ == "botocore.exceptions":
+            return InputError(
+                f"{error}\nCheck the path, and for object storage the credentials "
+                "('On a cloud machine' in docs/training.md)."
+            )
+        cause = cause.__cause__ or cause.__context__
+    return None

@@ -1,0 +1,142 @@
+"""What one step of training and validation does."""
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import nn
+from torch.nn import functional as F
+
+from brain_mri_segmentation.evaluation.metrics import confusion_counts, dice, iou, pixel_accuracy
+from brain_mri_segmentation.imaging.intensity import normalise
+from brain_mri_segmentation.parameters import TrainingParameters
+from brain_mri_segmentation.runtime.processes import ALONE, Processes
+from brain_mri_segmentation.training.augmentation import Augmentation, Draws
+from brain_mri_segmentation.training.data_module import Batch
+from brain_mri_segmentation.training.losses import DiceCrossEntropyLoss
+
+
+class SegmentationModule(lightning.LightningModule):
+    """A network with its loss, its optimiser and its validation scores.
+
+    Args:
+        network: Gives logits (N, 2, H, W) for normalised images (N, 3, H, W).
+        settings: How it is trained.
+        val_patients: Number of patients in validation.
+        learning_rate: Peak of the schedule.
+        threshold: Tumour probability from which a pixel belongs to the mask.
+        seed: Seed of the augmentation.
+        processes: Who shares the slices of a batch.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        settings: TrainingParameters,
+        val_patients: int,
+        learning_rate: float,
+        threshold: float,
+        seed: int,
+        processes: Processes = ALONE,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.loss = DiceCrossEntropyLoss(settings.dice_weight)
+        self._settings = settings
+        self._augmentation = Augmentation(settings.augmentation, settings.crop_size)
+        self._learning_rate = learning_rate
+        self._threshold = threshold
+        self._seed = seed
+        self._processes = processes
+        self._counts = np.zeros((val_patients, 4), dtype=np.int64)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Return logits (N, 2, H, W) of normalised images (N, 3, H, W)."""
+        return self.network(image)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Normalise a batch on the device, and augment it in training."""
+        image, mask, statistics = batch["image"], batch["mask"], batch["statistics"]
+        if not self.trainer.training:
+            return batch | {"image": normalise(image, statistics)}
+        # One stream of random numbers a step: what a step sees depends on its number alone.
+        draws = Draws(self._seed_of_step, self._processes)
+        alone = draws.uniform(len(image), 1, 1)
+        alone = (alone < self._settings.augmentation.slice_normalisation).to(image.device)
+        statistics = torch.where(alone, batch["own_statistics"], statistics)
+        image, statistics = self._augmentation.simulate_artifacts(image, statistics, draws)
+        image = normalise(image, statistics)
+        if self._settings.at_low_resolution(self.current_epoch):
+            image, mask = _halve(image, mask)
+        image, mask = self._augmentation(image, mask, draws)
+        return batch | {"image": image, "mask": mask}
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Let dropout, too, depend on the number of the step alone, also in a resumed training."""
+        torch.manual_seed(self._seed_of_step + (self.global_rank << 48))
+
+    @property
+    def _seed_of_step(self) -> int:
+        return self._seed * 1_000_003 + self.global_step
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """Return the loss of a batch."""
+        loss = self.loss(self(batch["image"]), batch["mask"])
+        self._log("train/loss", loss, batch)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the counts of the epoch before."""
+        self._counts[:] = 0
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add a batch to the counts of its patients."""
+        logits = self(batch["image"])
+        loss = self.loss(logits, batch["mask"])
+        self._log("val/loss", loss, batch)
+        prediction = logits.float().softmax(dim=1)[:, 1] >= self._threshold  # (N, H, W)
+        counts = confusion_counts(prediction.cpu().numpy(), batch["mask"].cpu().numpy())
+        np.add.at(self._counts, batch["patient"].cpu().numpy(), counts)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean over patients of Dice and IoU, each of a patient's summed counts."""
+        own = torch.from_numpy(self._counts).to(self.device)
+        counts = self.trainer.strategy.reduce(own, reduce_op="sum").cpu().numpy()
+        scores = {
+            "val/dice": float(np.nanmean(dice(counts))),
+            "val/iou": float(np.nanmean(iou(counts))),
+            "val/pixel_accuracy": float(pixel_accuracy(counts.sum(axis=0))),
+        }
+        self.log_dict(scores, logger=False, sync_dist=True)
+
+    def _log(self, name: str, value: torch.Tensor, batch: Batch) -> None:
+        """Average a value over the epoch; EpochReport sends it to the experiment logger."""
+        size = len(batch["image"])
+        self.log(
+            name, value, on_epoch=True, on_step=False, logger=False, batch_size=size, sync_dist=True
+        )
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Return AdamW with a one-cycle schedule: a warm-up, then a decay, both along cosines."""
+        optimiser = torch.optim.AdamW(
+            self.network.parameters(),
+            lr=self._learning_rate,
+            weight_decay=self._settings.weight_decay,
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser,
+            max_lr=self._learning_rate,
+            total_steps=int(self.trainer.estimated_stepping_batches),
+            pct_start=self._settings.warmup_fraction,
+            cycle_momentum=False,
+        )
+        return {
+            "optimizer": optimiser,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+
+def _halve(image: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Halve height and width: (N, 3, S, S) by averages, (N, S, S) by majority."""
+    share = F.avg_pool2d(mask[:, None].float(), 2)[:, 0]
+    return F.avg_pool2d(image, 2), (share >= 0.5).long()

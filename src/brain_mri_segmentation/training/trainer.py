@@ -1,0 +1,290 @@
+"""From split folders to a checkpoint."""
+
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning
+import pandas as pd
+import torch
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy
+from torch import nn
+
+from brain_mri_segmentation.cohort.index import SliceReader
+from brain_mri_segmentation.cohort.split import fingerprint
+from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.models import Checkpoint, create_model, learning_rate_of, rebuild_model
+from brain_mri_segmentation.parameters import PreprocessingParameters, TrainingParameters, flatten
+from brain_mri_segmentation.runtime.memory import keep_freed_memory
+from brain_mri_segmentation.runtime.processes import Processes
+from brain_mri_segmentation.runtime.provenance import git_commit, package_versions
+from brain_mri_segmentation.training.batch_norm import ShareBatchNorm
+from brain_mri_segmentation.training.callbacks import (
+    LAST,
+    METRICS,
+    AtomicCheckpointIO,
+    EpochReport,
+    LastCheckpoint,
+    MovingAverage,
+    Patience,
+)
+from brain_mri_segmentation.training.data_module import SliceDataModule, SliceDataset
+from brain_mri_segmentation.training.hardware import (
+    allow_tf32,
+    check_accelerator,
+    choose_memory_format,
+    choose_precision,
+    choose_processes,
+    explain_compiler,
+    rejoin_processes,
+    use_gpu,
+)
+from brain_mri_segmentation.training.module import SegmentationModule
+from brain_mri_segmentation.training.resume import RESUMABLE_CHANGES, load_interrupted
+
+logger = logging.getLogger(__name__)
+
+_NETWORK = "network."  # where SegmentationModule holds the network, in a state dict
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Readers of one partition's slices by name: (S, S, 3) uint8 images and (S, S) uint8 masks."""
+
+    images: Mapping[str, SliceReader]
+    masks: Mapping[str, SliceReader]
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """What is trained, and how."""
+
+    model_name: str
+    model_options: dict[str, object]
+    preprocessing: PreprocessingParameters
+    training: TrainingParameters
+    seed: int
+    metadata: dict[str, object] = field(default_factory=dict)
+    """Stored with the checkpoint, such as fingerprints of the data."""
+
+    @property
+    def learning_rate(self) -> float:
+        """The one that is given, or else the architecture's own."""
+        return self.training.lr or learning_rate_of(self.model_name)
+
+
+def fit_model(
+    recipe: TrainingConfig,
+    train: Partition,
+    val: Partition,
+    workspace: Path,
+    experiment: Logger | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> tuple[Checkpoint, pd.DataFrame]:
+    """Train a network and return it at the epoch with the highest validation Dice.
+
+    Args:
+        recipe: What is trained, and how.
+        train: Slices to learn from.
+        val: Slices that select the epoch and stop the training.
+        workspace: Folder for ``last.ckpt``, from which an interrupted training goes on.
+        experiment: Gets the scores of each epoch as they come.
+        callbacks: Called by Lightning as well, after the report on each epoch.
+
+    Returns:
+        The checkpoint, and the history with one row an epoch (see ``EpochReport.history``).
+
+    Raises:
+        InputError: A partition holds no tumour, pretrained weights cannot be had, there is no
+            GPU, the network cannot be compiled, several processes were started without
+            ``strategy: ddp`` or the other way round, the workspace cannot be written, there is no
+            such training to go on with, it diverged, or it was told to stop (SIGTERM, Ctrl-C).
+    """
+    settings = recipe.training
+    check_accelerator(settings.accelerator)
+    processes = choose_processes(settings.strategy)
+    rejoin_processes(processes, settings.accelerator)
+    keep_freed_memory()
+    lightning.seed_everything(recipe.seed, workers=True, verbose=False)
+
+    identity = _identify(recipe, train, val)
+    interrupted = load_interrupted(workspace, settings.resume, identity)
+    network = _make_network(recipe, interrupted)
+    layout = choose_memory_format(settings.accelerator)
+    network.to(memory_format=layout)  # type: ignore[call-overload]
+    data = SliceDataModule(
+        SliceDataset(train.images, train.masks, recipe.preprocessing),
+        SliceDataset(val.images, val.masks, recipe.preprocessing),
+        settings,
+        recipe.seed,
+        processes,
+    )
+    network.train()  # pretrained networks come in evaluation mode
+    if settings.compile:
+        network.compile()  # in place: weights keep their names
+    module = SegmentationModule(
+        network,
+        settings,
+        len(data.val.patients),
+        recipe.learning_rate,
+        recipe.preprocessing.threshold,
+        recipe.seed,
+        processes,
+    )
+    report = EpochReport(settings, experiment)
+    last = LastCheckpoint(workspace, report, {"identity": identity, "model_config": network.config})
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
+        # EpochReport says what a user wants to know.
+        logging.getLogger(name).setLevel(logging.WARNING)
+    trainer = _make_trainer(settings, [report, *callbacks, last], processes)
+    logger.info(
+        "Training %s (%.2f M parameters) on %d slices of %d patients, %d steps an epoch, "
+        "precision %s; validating on %d slices of %d patients",
+        recipe.model_name,
+        sum(p.numel() for p in network.parameters()) / 1e6,
+        len(data.train),
+        len(data.train.patients),
+        data.steps_per_epoch,
+        trainer.precision,
+        len(data.val),
+        len(data.val.patients),
+    )
+    start_from = None if interrupted is None else workspace / LAST
+    if interrupted is not None:
+        done = interrupted["epoch"] + 1
+        logger.info("Going on after epoch %d of %d, from %s", done, settings.epochs, workspace)
+    status = "failed"
+    try:
+        with allow_tf32(settings.accelerator), explain_compiler():
+            trainer.fit(module, data, ckpt_path=start_from, weights_only=True)
+        status = "success"
+    except SystemExit:  # Lightning's answer to SIGTERM and Ctrl-C, when the running step is done
+        raise _stopped(report, settings.epochs, workspace) from None
+    finally:
+        if experiment is not None:
+            experiment.finalize(status)
+
+    weights = _network_weights(last.best_weights)
+    return _make_checkpoint(recipe, network, weights, data, report), report.history
+
+
+def _make_network(recipe: TrainingConfig, interrupted: dict[str, Any] | None) -> nn.Module:
+    if interrupted is not None:
+        # What it started from need not be there any more; Lightning puts the weights of now in.
+        best = _network_weights(interrupted["best_weights"])
+        return rebuild_model(recipe.model_name, interrupted["model_config"], best)
+    if (path := recipe.training.initial_weights) is None:
+        return create_model(recipe.model_name, recipe.model_options)
+    start = Checkpoint.load(Path(path))
+    if start.model_name != recipe.model_name:
+        raise InputError(
+            f"training.initial_weights={path} holds a {start.model_name}, but model="
+            f"{recipe.model_name} is to be trained. Choose model={start.model_name}, or other "
+            "weights."
+        )
+    logger.info("Starting from the weights of %s", path)
+    return start.build()
+
+
+def _make_trainer(
+    settings: TrainingParameters, callbacks: list[Callback], processes: Processes
+) -> lightning.Trainer:
+    callbacks = [*callbacks, Patience(settings.patience)]
+    if settings.ema_decay:
+        callbacks.append(MovingAverage(settings.ema_decay))
+    interactive = sys.stderr.isatty()  # a log file is better off with a line an epoch
+    if interactive:
+        callbacks.append(TQDMProgressBar(leave=False))
+    deterministic: bool | Literal["warn"] = settings.deterministic
+    if deterministic and torch.cuda.is_available():
+        deterministic = "warn"  # the backward pass of bilinear upsampling has no such algorithm
+    # Only algorithms that read memory they never wrote need it filled, and ours do not.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    plugins: list[Any] = [AtomicCheckpointIO()]
+    if processes.count > 1 and not use_gpu(settings.accelerator):
+        plugins.append(ShareBatchNorm())
+    return lightning.Trainer(
+        accelerator=settings.accelerator,
+        # Buffers are the same in all processes, since batch normalisation is; to send them at every
+        # step would need as many steps of validation in each process.
+        strategy=DDPStrategy(forward_sync_buffers=False) if processes.count > 1 else "auto",
+        devices=processes.per_machine,
+        num_nodes=processes.count // processes.per_machine,
+        use_distributed_sampler=False,
+        sync_batchnorm=processes.count > 1 and use_gpu(settings.accelerator),
+        precision=choose_precision(settings.precision, settings.accelerator),
+        max_epochs=settings.epochs,
+        deterministic=deterministic,
+        callbacks=callbacks,
+        plugins=plugins,
+        logger=False,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        enable_progress_bar=interactive,
+    )
+
+
+def _identify(recipe: TrainingConfig, train: Partition, val: Partition) -> dict[str, object]:
+    """Say what a training is, by flat names: two with the same answer give the same weights."""
+    parts = {
+        "model": recipe.model_name,
+        "models": {recipe.model_name: recipe.model_options},
+        "preprocessing": recipe.preprocessing.model_dump(),
+        "training": recipe.training.model_dump(exclude=RESUMABLE_CHANGES)
+        | {"lr": recipe.learning_rate},
+        "seed": recipe.seed,
+        "train_slices": fingerprint(sorted(train.images)),
+        "val_slices": fingerprint(sorted(val.images)),
+    }
+    return flatten(parts | recipe.metadata)
+
+
+def _stopped(report: EpochReport, epochs: int, workspace: Path) -> InputError:
+    done = len(report.history)
+    advice = (
+        f"Go on from {workspace / LAST} with --params training.resume=true"
+        if done
+        else "There is nothing to go on from yet"
+    )
+    return InputError(f"Training was told to stop after epoch {done} of {epochs}. {advice}.")
+
+
+def _network_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {
+        name.removeprefix(_NETWORK): value.contiguous()
+        for name, value in state.items()
+        if name.startswith(_NETWORK)
+    }
+
+
+def _make_checkpoint(
+    recipe: TrainingConfig,
+    network: nn.Module,
+    weights: dict[str, torch.Tensor],
+    data: SliceDataModule,
+    report: EpochReport,
+) -> Checkpoint:
+    best = report.best
+    return Checkpoint(
+        model_name=recipe.model_name,
+        model_config=network.config,  # type: ignore[arg-type]
+        preprocessing=recipe.preprocessing.model_dump(),
+        weights=weights,
+        metadata={
+            "epoch": best["epoch"],
+            "scores": {name: best[name] for name in METRICS},
+            "model_options": recipe.model_options,
+            "training": recipe.training.model_dump() | {"lr": recipe.learning_rate},
+            "seed": recipe.seed,
+            "code": git_commit(),
+            "versions": package_versions(),
+            "train_patients": data.train.patients,
+            "val_patients": data.val.patients,
+        }
+        | recipe.metadata,
+    )

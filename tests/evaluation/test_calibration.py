@@ -1,0 +1,181 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from brain_mri_segmentation.evaluation import calibration
+from brain_mri_segmentation.evaluation.calibration import (
+    count_near_tumour,
+    expected_calibration_error,
+    fit_review,
+    fit_temperature,
+    measure,
+    reliability,
+)
+from brain_mri_segmentation.evaluation.metrics import confusion_counts, dice
+from brain_mri_segmentation.inference.predictor import Predictor, segment_patients
+from brain_mri_segmentation.models import Checkpoint, create_model
+
+LOGITS = calibration._LOGITS
+
+
+def counts(pixels_by_logit):
+    """(961,) pixels from a dictionary of logit and pixels."""
+    found = np.zeros(len(LOGITS), dtype=np.int64)
+    for logit, pixels in pixels_by_logit.items():
+        found[np.argmin(np.abs(LOGITS - logit))] += pixels
+    return found
+
+
+def probability(logit, temperature=1.0):
+    return 1 / (1 + np.exp(-logit / temperature))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1, 2, 4])
+def test_the_temperature_that_made_the_truth_is_found(temperature):
+    tumour = {
+        logit: round(1e6 * probability(logit, temperature)) for logit in np.arange(-6.0, 6.5, 0.5)
+    }
+    near = np.stack([counts({logit: 1e6 - n for logit, n in tumour.items()}), counts(tumour)])
+    assert fit_temperature(near) == pytest.approx(temperature, rel=1e-3)
+
+
+def test_without_tumour_anywhere_the_temperature_stays():
+    assert fit_temperature(np.zeros((2, len(LOGITS)), dtype=np.int64)) == 1
+
+
+def test_reliability_compares_probability_and_frequency_of_each_interval():
+    # 100 pixels said to be tumour with 0.88 (logit 2), of which 60 are; 300 with 0.12, of which 30.
+    near = np.stack([counts({2: 40, -2: 270}), counts({2: 60, -2: 30})])
+    table = reliability(near, temperature=1)
+    assert table["pixels"].tolist() == [300, 100]
+    assert table["probability"].tolist() == pytest.approx([probability(-2), probability(2)])
+    assert table["frequency"].tolist() == pytest.approx([0.1, 0.6])
+    # With a temperature of 4 the same pixels are said to have 0.62 and 0.38.
+    cooled = reliability(near, temperature=4)
+    assert cooled["probability"].tolist() == pytest.approx([0.3775, 0.6225], abs=1e-4)
+
+
+def test_the_calibration_error_is_the_mean_gap_over_pixels():
+    table = pd.DataFrame({"pixels": [300, 100], "probability": [0.1, 0.9], "frequency": [0.2, 0.5]})
+    assert expected_calibration_error(table) == pytest.approx((300 * 0.1 + 100 * 0.4) / 400)
+
+
+def test_review_finds_the_uncertainty_that_tells_bad_slices_from_good_ones():
+    expected = np.array([0.9, 0.7, 0.5, 0.3, np.nan])
+    review = fit_review(expected, np.array([0.95, 0.6, 0.3, 0.1, np.nan]), otherwise=0.5)
+    assert review["threshold"] == pytest.approx(0.4)  # between 1 - 0.7 and 1 - 0.5
+    assert review["precision"] == review["recall"] == 1
+    assert review["flagged"] == pytest.approx(2 / 5)
+    assert review["bad"] == 2
+
+
+def test_a_bad_slice_that_the_model_is_sure_of_is_not_caught_and_said_so():
+    expected = np.array([0.9, np.nan, 0.4])
+    review = fit_review(expected, np.array([0.9, 0.0, 0.3]), otherwise=0.5)
+    assert review["precision"] == 1
+    assert review["recall"] == 0.5
+
+
+def test_without_a_bad_slice_the_threshold_stays():
+    review = fit_review(np.array([0.9, 0.3]), np.array([0.9, np.nan]), otherwise=0.5)
+    assert review == {
+        "threshold": 0.5, "precision": None, "recall": None, "flagged": 0.5, "bad": 0
+    }  # fmt: skip
+
+
+class Constant(torch.nn.Module):
+    """Gives a logit of -3 everywhere."""
+
+    def forward(self, images):
+        logits = torch.zeros(len(images), 2, *images.shape[2:])
+        logits[:, 0] = 3
+        return logits
+
+
+@pytest.fixture
+def checkpoint(parameters):
+    torch.manual_seed(0)
+    model = create_model("unet", {"channels": [4, 8]})
+    preprocessing = parameters.preprocessing.model_dump() | {"image_size": 32}
+    return Checkpoint("unet", model.config, preprocessing, model.state_dict())
+
+
+def test_pixels_near_tumour_are_counted_by_truth_and_logit(checkpoint):
+    predictor = Predictor(checkpoint)
+    predictor.network = Constant()
+    image, truth = np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.uint8)
+    image[8:24, 8:24] = 90
+    truth[16, 16] = 255
+    near = count_near_tumour(predictor, {"P0_1": lambda: image}, {"P0_1": lambda: truth}, 4)
+    assert np.array_equal(near[1], counts({-3: 1}))
+    # 317 points of the grid lie within a distance of 10 (Gauss's circle problem).
+    assert np.array_equal(near[0], counts({-3: 316}))
+
+
+class HalfSure(torch.nn.Module):
+    """Gives bright pixels a probability of 0.62, a logit of 0.5, and the others 0.02."""
+
+    def forward(self, images):
+        logit = torch.where(images[:, 1] > 0, 0.5, -4.0)
+        return torch.stack([torch.zeros_like(logit), logit], dim=1)
+
+
+def test_other_thresholds_and_smallest_regions_are_compared(checkpoint):
+    checkpoint.preprocessing["min_component_ratio"] = 0.3
+    predictor = Predictor(checkpoint)
+    predictor.network = HalfSure()
+    image, truth = np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.uint8)
+    image[4:14, 4:14] = 90  # 100 pixels of tumour
+    truth[4:14, 4:14] = 255
+    image[20:24, 20:25] = 90  # 20 pixels of a false alarm, in both slices: 40 of 200
+    images = {"P0_1": lambda: image, "P0_2": lambda: image}
+    measured = measure(predictor, images, dict.fromkeys(images, lambda: truth), 4)
+    rows = {
+        (row["threshold"], row["min_component_ratio"]): row["dice"]
+        for row in calibration._compare_choices(measured.choices)
+    }
+    assert rows[0.5, 0.3] == rows[0.5, 1.0] == 1
+    assert rows[0.5, 0.0] == rows[0.5, 0.1] == pytest.approx(400 / 440)
+    assert rows[0.6, 0.3] == 1
+    assert rows[0.7, 0.3] == 0
+    assert len(rows) == 5 + 6 - 1
+
+
+def test_calibration_stores_what_it_found_and_leaves_the_masks(checkpoint, synthetic_slices):
+    data = synthetic_slices(patients=2, slices=3)
+    calibrated, report = calibration.calibrate(checkpoint, data.images, data.masks)
+    assert calibrated.preprocessing["temperature"] == report["temperature"] != 1
+    assert calibrated.preprocessing["review_uncertainty"] == report["review"]["threshold"]
+    error = report["expected_calibration_error"]
+    assert error["after"] < error["before"]
+    before, after = (
+        measure(Predictor(model), data.images, data.masks, 4) for model in (checkpoint, calibrated)
+    )
+    assert np.array_equal(before.found, after.found, equal_nan=True)
+    flagged = 1 - after.expected > report["review"]["threshold"]
+    assert flagged.mean() == report["review"]["flagged"]
+    assert (flagged & (after.found < 0.5)).sum() == round(
+        report["review"]["recall"] * report["review"]["bad"]
+    )
+    assert_is_the_dice_of(calibrated, data)
+    # Calibrated a second time, it gives the same, not the same twice over.
+    again, _ = calibration.calibrate(calibrated, data.images, data.masks)
+    assert again.preprocessing == calibrated.preprocessing
+
+
+def test_another_threshold_is_one_of_calibrated_probabilities(checkpoint, synthetic_slices):
+    data = synthetic_slices(patients=2, slices=3)
+    checkpoint.preprocessing["threshold"] = 0.55
+    calibrated, report = calibration.calibrate(checkpoint, data.images, data.masks)
+    assert report["temperature"] != 1
+    assert_is_the_dice_of(calibrated, data)
+
+
+def assert_is_the_dice_of(model, data):
+    """The Dice that is stored with a model is the one that its masks have."""
+    found = {"P0": np.zeros(4), "P1": np.zeros(4)}
+    for name, result in segment_patients(Predictor(model), data.images):
+        found[name[:2]] += confusion_counts(result.mask, data.masks[name]())
+    expected = np.mean([dice(counts) for counts in found.values()])
+    assert model.metadata["val_dice"] == pytest.approx(expected)

@@ -1,0 +1,157 @@
+"""All expectations are worked out by hand on tiny masks."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from brain_mri_segmentation.evaluation import metrics
+from brain_mri_segmentation.evaluation.metrics import COUNTS
+
+TRUTH = np.array([[1, 1, 0], [1, 1, 0], [0, 0, 0]])
+PREDICTION = np.array([[0, 1, 1], [0, 1, 1], [0, 0, 1]])  # TP 2, FP 3, FN 2, TN 2
+
+
+def table(*rows):
+    slices = pd.DataFrame(rows, columns=["patient", "slice", *COUNTS])
+    return metrics.score_slices(slices)
+
+
+# Two patients. A: one tumour slice (8, 2, 2), one empty slice with 6 false pixels. B: one tumour
+# slice found exactly (4), one empty slice left empty. 100 pixels each.
+SCORES = table(
+    ("A", "A_1", 8, 2, 2, 88),
+    ("A", "A_2", 0, 6, 0, 94),
+    ("B", "B_1", 4, 0, 0, 96),
+    ("B", "B_2", 0, 0, 0, 100),
+)
+
+
+def test_counts_of_one_slice():
+    np.testing.assert_array_equal(metrics.confusion_counts(PREDICTION, TRUTH), [2, 3, 2, 2])
+
+
+def test_counts_of_a_batch_and_of_masks_with_255():
+    batch = np.stack([PREDICTION, TRUTH]) * 255
+    counts = metrics.confusion_counts(batch, np.stack([TRUTH, TRUTH]))
+    np.testing.assert_array_equal(counts, [[2, 3, 2, 2], [4, 0, 0, 5]])
+
+
+def test_counts_refuse_masks_of_different_shape():
+    with pytest.raises(ValueError, match=r"\(3, 3\), truth \(2, 3\)"):
+        metrics.confusion_counts(PREDICTION, TRUTH[:2])
+
+
+def test_formulas():
+    counts = np.array([2, 3, 2, 2])
+    assert metrics.dice(counts) == pytest.approx(4 / 9)
+    assert metrics.iou(counts) == pytest.approx(2 / 7)
+    assert metrics.pixel_accuracy(counts) == pytest.approx(4 / 9)
+
+
+def test_dice_and_iou_without_tumour_anywhere_are_undefined_but_accuracy_is_not():
+    counts = np.array([0, 0, 0, 9])
+    assert np.isnan(metrics.dice(counts))
+    assert np.isnan(metrics.iou(counts))
+    assert metrics.pixel_accuracy(counts) == 1
+
+
+def test_missed_tumour_scores_zero():
+    assert metrics.dice(np.array([0, 0, 5, 4])) == 0
+
+
+def test_patients_are_scored_on_the_sum_of_their_slices():
+    patients = metrics.score_patients(SCORES).set_index("patient")
+    assert patients.loc["A", COUNTS].tolist() == [8, 8, 2, 182]
+    assert patients.loc["A", "slices"] == 2
+    assert patients.loc["A", "dice"] == pytest.approx(16 / 26)
+    assert patients.loc["B", "dice"] == 1
+
+
+def test_summary_of_two_patients():
+    summary = metrics.summarise(SCORES)
+    assert summary["dice"] == pytest.approx((16 / 26 + 1) / 2)
+    assert summary["dice_median"] == pytest.approx((16 / 26 + 1) / 2)
+    assert summary["dice_pooled"] == pytest.approx(24 / 34)
+    assert summary["dice_tumour_slices"] == pytest.approx((16 / 20 + 1) / 2)
+    assert summary["iou"] == pytest.approx((8 / 18 + 1) / 2)
+    assert summary["iou_pooled"] == pytest.approx(12 / 22)
+    assert summary["iou_tumour_slices"] == pytest.approx((8 / 12 + 1) / 2)
+    assert summary["pixel_accuracy"] == pytest.approx(390 / 400)
+    assert summary["empty_slice_fp_rate"] == pytest.approx(1 / 2)
+    assert summary["undefined_patients"] == 0
+
+
+def test_small_tumours_are_those_under_200_pixels_of_truth():
+    scores = table(
+        ("A", "A_1", 150, 50, 49, 0),  # 199 pixels: 300 / 399
+        ("A", "A_2", 150, 0, 50, 0),  # 200 pixels
+        ("B", "B_1", 0, 20, 0, 0),  # no tumour
+        ("B", "B_2", 0, 0, 5, 0),  # missed: 0
+    )
+    summary = metrics.summarise(scores)
+    assert summary["dice_small_tumours"] == pytest.approx((300 / 399 + 0) / 2)
+    assert np.isnan(metrics.summarise(scores[1:3])["dice_small_tumours"])
+
+
+def test_sites_are_summarised_each_over_its_own_patients():
+    scores = table(
+        ("TCGA_CS_1", "a", 8, 2, 2, 88),
+        ("TCGA_CS_2", "b", 5, 5, 5, 85),
+        ("TCGA_HT_1", "c", 1, 0, 0, 99),
+        ("volunteer", "d", 0, 3, 0, 97),
+    )
+    sites = metrics.score_sites(scores).set_index("site")
+    assert list(sites.index) == ["CS", "HT", "other"]
+    assert sites.loc["CS", ["patients", "slices"]].tolist() == [2, 2]
+    assert sites.loc["CS", "dice"] == pytest.approx((0.8 + 0.5) / 2)
+    assert sites.loc["HT", "dice"] == 1
+    assert sites.loc["other", "empty_slice_fp_rate"] == 1
+
+
+def test_undefined_patients_are_counted_and_left_out_of_the_mean():
+    scores = table(("A", "A_1", 4, 0, 0, 5), ("B", "B_1", 0, 0, 0, 9))
+    summary = metrics.summarise(scores)
+    assert summary["dice"] == 1
+    assert summary["undefined_patients"] == 1
+
+
+def test_a_figure_with_nothing_to_average_is_nan():
+    summary = metrics.summarise(table(("A", "A_1", 0, 0, 0, 9)))
+    assert np.isnan(summary["dice"])
+    assert np.isnan(summary["dice_tumour_slices"])
+    only_tumour = metrics.summarise(table(("A", "A_1", 4, 0, 0, 5)))
+    assert np.isnan(only_tumour["empty_slice_fp_rate"])
+
+
+def test_bootstrap_draws_patients_not_slices():
+    # With one patient every resample is the same, however many slices it has.
+    alone = SCORES[SCORES["patient"] == "A"]
+    low, high = metrics.bootstrap_intervals(alone, samples=100, seed=0)["dice"]
+    assert low == high == pytest.approx(16 / 26)
+
+
+def test_bootstrap_of_two_patients_reaches_from_one_to_the_other():
+    # A quarter of the resamples holds A twice and a quarter B twice.
+    low, high = metrics.bootstrap_intervals(SCORES, samples=500, seed=0)["dice"]
+    assert (low, high) == (pytest.approx(16 / 26), 1)
+
+
+def test_bootstrap_repeats_with_its_seed():
+    first = metrics.bootstrap_intervals(SCORES, samples=100, seed=3)
+    assert first == metrics.bootstrap_intervals(SCORES, samples=100, seed=3)
+
+
+def test_a_patients_interval_is_drawn_over_its_slices():
+    intervals = metrics.patient_dice_intervals(SCORES, samples=500, seed=0)
+    assert intervals.loc["A", "lower"] == 0  # A_2 twice
+    assert intervals.loc["A", "upper"] == pytest.approx(16 / 20)  # A_1 twice
+    assert intervals.loc["B"].tolist() == [1, 1]
+
+
+def test_summary_as_text_names_model_split_and_interval():
+    report = {"model": "unet", "split": "val", "patients": 2, "slices": 4}
+    report |= metrics.summarise(SCORES)
+    report["intervals_95"] = metrics.bootstrap_intervals(SCORES, samples=100, seed=0)
+    text = metrics.format_summary(report)
+    assert "unet on val: 2 patients, 4 slices" in text
+    assert "Dice, mean over patients           0.808  (95 % interval 0.615 to 1.000)" in text

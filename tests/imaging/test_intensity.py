@@ -1,0 +1,120 @@
+import numpy as np
+import pytest
+import torch
+
+from brain_mri_segmentation.imaging.intensity import (
+    IntensityStatistics,
+    normalise,
+    resize_image,
+    resize_mask,
+    to_tensor,
+)
+from brain_mri_segmentation.inference.postprocessing import (
+    probability_to_mask,
+    remove_small_components,
+)
+
+
+def test_an_image_of_the_right_size_is_not_touched():
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    assert resize_image(image, 64) is image
+
+
+def test_images_are_resized_with_antialiasing():
+    # One-pixel stripes: nearest neighbour would give 0 or 255, an average gives grey.
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255
+    resized = resize_image(stripes, 32)
+    assert resized.shape == (32, 32, 3)
+    assert abs(int(resized[16, 16, 0]) - 127) < 15
+
+
+def test_masks_are_resized_by_nearest_neighbour_and_stay_binary():
+    mask = np.zeros((60, 40), np.uint8)
+    mask[10:30, 10:30] = 1
+    resized = resize_mask(mask, 32, 32)
+    assert resized.shape == (32, 32)
+    assert set(np.unique(resized)) == {0, 255}
+    assert resize_mask(resized, 60, 40).shape == (60, 40)
+
+
+def test_statistics_worked_out_by_hand():
+    # 10 pixels: 0 x 1, 10 x 8, 200 x 1. The 10th percentile is 0 (one of ten), the 90th is 10.
+    values = np.array([0] + [10] * 8 + [200], np.uint8)
+    image = np.repeat(values.reshape(2, 5, 1), 3, axis=2)
+    low, high, mean, deviation = IntensityStatistics.of([image], 10, 90).values[:, 0]
+    assert (low, high) == (0, 10)
+    assert mean == 9  # 200 counts as 10
+    assert deviation == 3  # variance (81 + 9 * 1) / 10
+
+
+def test_statistics_of_a_volume_are_those_of_all_its_pixels():
+    random = np.random.default_rng(0)
+    volume = random.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    statistics = IntensityStatistics.of(iter(volume), 10, 99)
+    for channel in range(3):
+        pixels = volume[..., channel].astype(float)
+        bounds = np.percentile(pixels, [10, 99], method="inverted_cdf")
+        clipped = np.clip(pixels, *bounds)
+        expected = [*bounds, clipped.mean(), clipped.std()]
+        np.testing.assert_allclose(statistics.values[:, channel], expected, rtol=1e-5)
+
+
+def test_normalised_volume_has_mean_0_and_deviation_1_in_each_channel():
+    random = np.random.default_rng(0)
+    volume = random.integers(0, 200, (3, 32, 32, 3), dtype=np.uint8)
+    statistics = torch.from_numpy(IntensityStatistics.of(volume, 10, 99).values)
+    images = torch.stack([to_tensor(image) for image in volume])
+    normalised = normalise(images, statistics[None])
+    assert normalised.shape == (3, 3, 32, 32)
+    torch.testing.assert_close(normalised.mean((0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        normalised.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-4, rtol=0
+    )
+
+
+def test_each_slice_of_a_batch_is_normalised_by_its_own_statistics():
+    images = torch.full((2, 3, 4, 4), 50, dtype=torch.uint8)
+    statistics = torch.tensor([[0.0, 255, 50, 10], [0, 255, 30, 10]])
+    statistics = statistics[..., None].expand(2, 4, 3)
+    assert normalise(images, statistics)[:, 0, 0, 0].tolist() == [0, 2]
+
+
+def test_a_constant_channel_becomes_zero():
+    image = np.full((8, 8, 3), 7, np.uint8)
+    statistics = torch.from_numpy(IntensityStatistics.of([image], 10, 99).values)
+    assert normalise(to_tensor(image)[None], statistics[None]).abs().max() == 0
+
+
+def test_statistics_of_nothing_are_refused():
+    with pytest.raises(ValueError, match="at least one slice"):
+        IntensityStatistics.of([], 10, 99)
+
+
+def test_the_threshold_belongs_to_the_mask():
+    probability = np.array([[0.49, 0.5, 0.51]])
+    assert probability_to_mask(probability, 0.5).tolist() == [[0, 255, 255]]
+
+
+def test_regions_small_beside_the_largest_of_the_volume_are_dropped():
+    probabilities = np.zeros((3, 16, 16), np.float32)
+    probabilities[0:2, 2:6, 2:6] = 0.9  # 32 pixels across two slices
+    probabilities[2, 6:9, 6:8] = 0.8  # 6 pixels that touch them by a corner
+    probabilities[2, 12:15, 1:4] = 0.7  # 9 pixels apart: 24 % of 38
+    probabilities[0, 12, 12] = 0.4  # no region at all
+    kept = remove_small_components(probabilities, threshold=0.5, min_component_ratio=0.25)
+    expected = probabilities.copy()
+    expected[2, 12:15, 1:4] = 0
+    assert np.array_equal(kept, expected)
+    assert np.array_equal(remove_small_components(probabilities, 0.5, 0.23), probabilities)
+
+
+def test_a_volume_without_tumour_has_no_region_to_drop():
+    empty = np.full((2, 8, 8), 0.1, np.float32)
+    assert remove_small_components(empty, 0.5, 1.0) is empty
+
+
+def test_a_slice_normalisation_keeps_all_its_regions():
+    slice_ = np.zeros((1, 8, 8), np.float32)
+    slice_[0, :4, :4] = slice_[0, 7, 7] = 0.9
+    assert remove_small_components(slice_, 0.5, 1.0) is slice_

@@ -1,0 +1,75 @@
+"""Every dataset, parameter and node of the pipelines is declared, used and named."""
+
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import yaml
+from kedro.framework.project import configure_project, pipelines
+from parse import parse
+
+import brain_mri_segmentation
+from brain_mri_segmentation.serving import model as serving_model
+
+PACKAGE = Path(brain_mri_segmentation.__file__).parent
+NAME = PACKAGE.name
+
+
+def names(*, parameters: bool) -> set[str]:
+    """Return what the pipelines read and write: datasets, or parameters without ``params:``."""
+    configure_project(NAME)
+    found = set().union(*(pipeline.datasets() for pipeline in pipelines.values()))
+    return {n.removeprefix("params:") for n in found if n.startswith("params:") == parameters}
+
+
+@cache  # a pattern takes longer to compile than all else here
+def declared_as(name: str) -> str:
+    """Return the entry of catalog.yml that a dataset's name falls under."""
+    entries = configured("catalog.yml")
+    patterns = (entry for entry in entries if "{" in entry and parse(entry, name))
+    return name if name in entries else next(patterns, name)
+
+
+@cache
+def configured(file: str) -> set[str]:
+    entries = yaml.safe_load((PACKAGE.parents[1] / "conf/base" / file).read_text())
+    return {name for name in entries if not name.startswith("_")}
+
+
+def test_every_catalog_entry_is_used_and_every_input_is_declared():
+    used = {declared_as(name) for name in names(parameters=False)}
+    unused = {serving_model.ENTRY, "pretrained_unet"}  # for the service, and for users
+    assert configured("catalog.yml") == used | unused
+
+
+def test_layers_go_one_way():
+    """Kedro-Viz shows no layers at all where one lies both above and below another."""
+    entries = yaml.safe_load((PACKAGE.parents[1] / "conf/base/catalog.yml").read_text())
+    configure_project(NAME)
+    for pipeline in pipelines.values():
+        above: dict[str, set[str]] = {}  # layers that a dataset is made from, by dataset
+        order: dict[str, set[str]] = {}  # the same by layer
+        for node in pipeline.nodes:
+            sources = set().union(*(above.get(name, set()) for name in node.inputs))
+            sources |= {layer for name in node.inputs if (layer := layer_of(name, entries))}
+            for name in node.outputs:
+                above[name] = sources
+                if layer := layer_of(name, entries):
+                    order[layer] = order.get(layer, set()) | sources - {layer}
+        TopologicalSorter(order).prepare()  # raises CycleError
+
+
+def layer_of(name: str, entries: dict) -> str | None:
+    metadata = entries.get(declared_as(name), {}).get("metadata", {})
+    return metadata.get("kedro-viz", {}).get("layer")
+
+
+def test_every_parameter_is_used_and_every_one_that_a_node_takes_is_declared():
+    assert configured("parameters.yml") == names(parameters=True) | {"serving"}
+
+
+def test_every_node_is_named_by_its_function():
+    configure_project(NAME)
+    for pipeline in pipelines.values():
+        for node in pipeline.nodes:
+            assert node.name.rpartition(".")[2] == node.func.__name__

@@ -1,0 +1,292 @@
+import dataclasses
+import logging
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import LambdaCallback
+
+from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.evaluation.metrics import confusion_counts, dice
+from brain_mri_segmentation.inference.predictor import Predictor, load_model, segment_patients
+from brain_mri_segmentation.parameters import AugmentationParameters
+from brain_mri_segmentation.training import Partition, TrainingConfig, fit_model
+from brain_mri_segmentation.training.callbacks import EpochReport, MovingAverage
+from brain_mri_segmentation.training.module import SegmentationModule
+
+pytestmark = pytest.mark.slow
+
+
+def recipe(parameters, **changes):
+    training = {
+        "epochs": 3,
+        "batch_size": 4,
+        "lr": 0.01,
+        "ema_decay": 0.5,
+        "precision": "32",  # as in inference, so that scores can be compared
+        "accelerator": "cpu",
+    }
+    return TrainingConfig(
+        model_name="unet",
+        model_options={"channels": [4, 8]},
+        preprocessing=parameters.preprocessing.model_copy(
+            # Validation takes each slice by itself; so must scores that are compared with it.
+            update={"image_size": 32, "min_component_ratio": 0}
+        ),
+        training=parameters.training.model_copy(update=training | changes),
+        seed=1,
+        metadata={"fingerprint": {"data": "abc"}},
+    )
+
+
+@pytest.fixture
+def partitions(synthetic_slices):
+    train, val = synthetic_slices(patients=4, slices=6), synthetic_slices(patients=2, slices=4)
+    return Partition(train.images, train.masks), Partition(val.images, val.masks)
+
+
+def test_training_learns_and_returns_the_best_epoch(parameters, partitions, tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        checkpoint, history = fit_model(recipe(parameters), *partitions, tmp_path)
+    assert history["epoch"].tolist() == [1, 2, 3]
+    assert history["train/loss"].iloc[-1] < history["train/loss"].iloc[0]
+    best = history.loc[history["val/dice"].idxmax()]
+    assert checkpoint.metadata["epoch"] == best["epoch"]
+    assert checkpoint.metadata["scores"]["val/dice"] == best["val/dice"]
+    assert checkpoint.metadata["train_patients"] == ["P0", "P1", "P2", "P3"]
+    assert checkpoint.metadata["val_patients"] == ["P0", "P1"]
+    assert checkpoint.metadata["fingerprint"] == {"data": "abc"}
+    assert "Epoch 3/3: train/loss" in caplog.text
+    assert "left" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "left"),
+    [
+        ([10], 10 + 2 * 20),  # one more at half the resolution, and two that take twice as long
+        ([10, 12], 2 * 22),
+        ([10, 12, 50], 50),  # now it is known how long these take
+        ([10, 12, 50, 50], 0),
+    ],
+)
+def test_the_time_left_rests_on_epochs_of_the_same_kind(parameters, seconds, left):
+    settings = parameters.training.model_copy(update={"epochs": 4, "low_resolution_fraction": 0.5})
+    report = EpochReport(settings, None)
+    report.load_state_dict(
+        {"rows": [{"epoch": 1 + n, "seconds": s} for n, s in enumerate(seconds)]}
+    )
+    assert report._seconds_left(len(seconds)) == left
+
+
+def test_the_returned_weights_are_those_that_were_validated(parameters, partitions, tmp_path):
+    checkpoint, _ = fit_model(recipe(parameters), *partitions, tmp_path)
+    # Patient by patient with the code that serves users, not with the training loop.
+    results = dict(segment_patients(Predictor(checkpoint), partitions[1].images))
+    counts = {"P0": np.zeros(4), "P1": np.zeros(4)}
+    for name, result in results.items():
+        counts[name.split("_")[0]] += confusion_counts(result.mask, partitions[1].masks[name]())
+    expected = np.mean([dice(total) for total in counts.values()])
+    assert checkpoint.metadata["scores"]["val/dice"] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(("model", "expected"), [("unet", 0.001), ("segformer", 0.00006)])
+def test_without_a_learning_rate_it_is_the_one_that_suits_the_architecture(
+    parameters, partitions, tmp_path, tiny_segformer, model, expected
+):
+    options = {"unet": {"channels": [4, 8]}, "segformer": {"pretrained": str(tiny_segformer)}}
+    plain = recipe(parameters, lr=None, epochs=1, warmup_fraction=0.5)
+    chosen = dataclasses.replace(plain, model_name=model, model_options=options[model])
+    used = []
+    spy = LambdaCallback(
+        on_train_batch_end=lambda trainer, *_: used.append(
+            trainer.optimizers[0].param_groups[0]["lr"]
+        )
+    )
+    checkpoint, _ = fit_model(chosen, *partitions, tmp_path / model, callbacks=[spy])
+    assert max(used) == pytest.approx(expected, rel=0.1)
+    assert checkpoint.metadata["training"]["lr"] == expected
+
+
+def test_a_training_that_diverges_says_so_at_once(parameters, partitions, tmp_path):
+    spoil = LambdaCallback(
+        on_train_batch_start=lambda _, module, *__: module.network.head.weight.data.fill_(np.nan)
+    )
+    with pytest.raises(InputError, match="The loss became nan in epoch 1: .*training.lr"):
+        fit_model(recipe(parameters), *partitions, tmp_path, callbacks=[spoil])
+
+
+def test_a_seed_repeats_a_run_bit_for_bit(parameters, partitions, tmp_path):
+    first, again = (fit_model(recipe(parameters), *partitions, tmp_path / n)[0] for n in ("a", "b"))
+    for name, value in first.weights.items():
+        assert torch.equal(value, again.weights[name]), name
+
+
+def test_training_stops_when_dice_no_longer_improves(parameters, partitions, tmp_path):
+    # Steps this small change no prediction, so the first epoch stays the best.
+    settings = recipe(parameters, epochs=20, patience=2, lr=1e-9, ema_decay=0)
+    _, history = fit_model(settings, *partitions, tmp_path)
+    assert len(history) == 3
+
+
+class Recorder:
+    """An experiment logger that keeps what it gets."""
+
+    def __init__(self):
+        self.steps = []
+
+    def log_metrics(self, metrics, step):
+        self.steps.append((step, set(metrics)))
+
+    def finalize(self, status):
+        self.status = status
+
+
+def test_every_epoch_reaches_the_experiment_logger(parameters, partitions, tmp_path):
+    recorder = Recorder()
+    fit_model(recipe(parameters), *partitions, tmp_path, recorder)
+    assert [step for step, _ in recorder.steps] == [1, 2, 3]
+    wanted = {"train/loss", "val/loss", "val/dice", "val/iou", "val/pixel_accuracy"}
+    assert wanted <= recorder.steps[0][1]
+
+
+@pytest.mark.parametrize(("share", "sizes"), [(0, [32, 32, 32]), (0.5, [16, 16, 32])])
+def test_the_first_epochs_may_train_at_half_the_resolution(
+    parameters, partitions, tmp_path, monkeypatch, share, sizes
+):
+    seen = []
+    step = SegmentationModule.training_step
+
+    def spy(self, batch, index):
+        assert self.network.training
+        if index == 0:
+            assert batch["mask"].shape == batch["image"][:, 0].shape
+            assert batch["mask"].any()
+            seen.append(batch["image"].shape[-1])
+        return step(self, batch, index)
+
+    monkeypatch.setattr(SegmentationModule, "training_step", spy)
+    fit_model(recipe(parameters, low_resolution_fraction=share), *partitions, tmp_path)
+    assert seen == sizes
+
+
+@pytest.mark.parametrize("share", [0, 1])
+def test_lone_slices_are_normalised_by_themselves(
+    parameters, partitions, tmp_path, monkeypatch, share
+):
+    means = []
+    step = SegmentationModule.training_step
+
+    def spy(self, batch, index):
+        means.append(batch["image"].mean((2, 3)).abs().max().item())
+        return step(self, batch, index)
+
+    monkeypatch.setattr(SegmentationModule, "training_step", spy)
+    nothing = dict.fromkeys(AugmentationParameters.model_fields, 0)
+    augmentation = AugmentationParameters(**nothing | {"slice_normalisation": share})
+    fit_model(recipe(parameters, epochs=1, augmentation=augmentation), *partitions, tmp_path)
+    # A slice has mean 0 by its own statistics; by its volume's, one with tumour lies above.
+    assert (max(means) < 1e-4) == bool(share)
+
+
+def test_training_goes_on_from_given_weights(parameters, partitions, tmp_path):
+    before, _ = fit_model(recipe(parameters), *partitions, tmp_path / "before")
+    before.save(tmp_path / "before.ckpt")
+    start = {"initial_weights": str(tmp_path / "before.ckpt"), "epochs": 1, "ema_decay": 0}
+    after, _ = fit_model(recipe(parameters, lr=1e-9, **start), *partitions, tmp_path / "after")
+    for name, value in before.weights.items():
+        if "running" not in name and "tracked" not in name:
+            torch.testing.assert_close(after.weights[name], value, atol=1e-6, rtol=0)
+
+    segformer = dataclasses.replace(recipe(parameters, **start), model_name="segformer")
+    with pytest.raises(InputError, match="holds a unet, but model=segformer"):
+        fit_model(segformer, *partitions, tmp_path / "other")
+
+
+def test_the_moving_average_warms_up():
+    average = MovingAverage(decay=0.9)._kwargs["avg_fn"]
+    old, new = torch.tensor(1.0), torch.tensor(0.0)
+    assert average(old, new, torch.tensor(0)).item() == pytest.approx(0.1)
+    assert average(old, new, torch.tensor(8)).item() == pytest.approx(0.5)
+    assert average(old, new, torch.tensor(10_000)).item() == pytest.approx(0.9)
+
+
+def test_a_pretrained_segformer_goes_from_training_to_masks(
+    parameters, partitions, tmp_path, tiny_segformer
+):
+    settings = dataclasses.replace(
+        recipe(parameters, epochs=1, batch_size=8),
+        model_name="segformer",
+        model_options={"pretrained": str(tiny_segformer)},
+    )
+    checkpoint, _ = fit_model(settings, *partitions, tmp_path)
+    checkpoint.save(tmp_path / "best.ckpt")
+    shutil.rmtree(tiny_segformer)  # the checkpoint needs nothing beside itself
+    masks = dict(segment_patients(load_model(tmp_path / "best.ckpt"), partitions[1].images))
+    assert masks.keys() == partitions[1].images.keys()
+
+
+def test_deep_supervision_trains_and_validates(parameters, partitions, tmp_path):
+    settings = dataclasses.replace(
+        recipe(parameters, epochs=2),
+        model_name="unet_large",
+        model_options={"channels": 4, "blocks": [1, 1, 1, 1], "deep_supervision": 2},
+    )
+    _, history = fit_model(settings, *partitions, tmp_path)
+    assert history["train/loss"].iloc[1] < history["train/loss"].iloc[0]
+
+
+def test_slices_of_another_size_than_the_model_stores_are_refused(parameters, partitions, tmp_path):
+    settings = dataclasses.replace(
+        recipe(parameters),
+        preprocessing=parameters.preprocessing.model_copy(update={"image_size": 64}),
+    )
+    with pytest.raises(InputError, match=r"P0_1 .* \(32, 32, 3\), but .*image_size=64.*anew"):
+        fit_model(settings, *partitions, tmp_path)
+
+
+def test_a_workspace_that_cannot_be_written_is_one_clear_error(parameters, partitions, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(InputError, match="could not be written"):
+        fit_model(recipe(parameters), *partitions, tmp_path / "file")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler here")
+def test_a_compiled_network_trains_resumes_and_is_saved_like_any_other(
+    parameters, partitions, tmp_path
+):
+    settings = {"epochs": 2, "oversample_foreground": None, "patience": 5}
+    eager, history = fit_model(recipe(parameters, **settings), *partitions, tmp_path / "eager")
+    compiled = recipe(parameters, compile=True, **settings)
+
+    def interrupt(trainer, *_):
+        if trainer.current_epoch == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(InputError, match="told to stop after epoch 1 of 2"):
+        fit_model(
+            compiled,
+            *partitions,
+            tmp_path / "compiled",
+            callbacks=[LambdaCallback(on_train_batch_start=interrupt)],
+        )
+    compiled = dataclasses.replace(
+        compiled, training=compiled.training.model_copy(update={"resume": True})
+    )
+    checkpoint, compiled_history = fit_model(compiled, *partitions, tmp_path / "compiled")
+    assert compiled_history["val/dice"].tolist() == pytest.approx(history["val/dice"], abs=1e-4)
+    assert checkpoint.weights.keys() == eager.weights.keys()
+    for name, value in eager.weights.items():
+        torch.testing.assert_close(checkpoint.weights[name], value, atol=1e-4, rtol=0)
+    checkpoint.build()
+
+
+@pytest.mark.filterwarnings("ignore:dynamo_pgo force disabled")
+def test_a_machine_without_a_compiler_is_one_clear_error(
+    parameters, partitions, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
+    torch.compiler.reset()
+    with pytest.raises(InputError, match=r"cannot be compiled.*\nGive .*compile=false; or install"):
+        fit_model(recipe(parameters, compile=True), *partitions, tmp_path)
