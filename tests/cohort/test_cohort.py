@@ -229,6 +229,7 @@ def test_fingerprint_changes_with_pixels_and_with_the_split_alone():
     [
         ("TCGA_CS_4941_19960909", "CS"),
         ("PHANTOM_HT_0001", "HT"),
+        ("TCGA_E1_A7YI_20030114", "E1"),  # sites of TCGA have digits, too
         ("007", "other"),
         ("A_B", "other"),
     ],

@@ -14,7 +14,7 @@ def patient_of(slice_name: str) -> str:
 
 def site_of(patient: str) -> str:
     """Return the site that scanned a patient: ``CS`` of TCGA_CS_4941_19960909, else ``other``."""
-    match = re.match(r"[A-Z]+_([A-Z]{2})_", patient)
+    match = re.match(r"[A-Z]+_([A-Z0-9]{2})_", patient)
     return match[1] if match else "other"
 
 
