@@ -72,13 +72,13 @@ def test_a_model_is_scored_under_every_condition(parameters):
     assert (table["lost"] == 1 - table["dice"]).all()
 
 
-def test_the_figure_names_the_worst_condition():
+def test_the_plot_names_the_worst_condition():
     table = pd.DataFrame({"condition": ["as it is", "fog"], "dice": [0.8, 0.5], "lost": [0.0, 0.3]})
     title = plots.robustness(table).axes[0].get_title()
     assert title == "Most is lost under: fog (-0.300 mean Dice)"
 
 
-def test_the_figure_can_be_drawn_where_no_slice_holds_tumour():
+def test_the_plot_can_be_drawn_where_no_slice_holds_tumour():
     nothing = [np.nan, np.nan]
     table = pd.DataFrame({"condition": ["as it is", "fog"], "dice": nothing, "lost": nothing})
     axes = plots.robustness(table).axes[0]
@@ -86,7 +86,7 @@ def test_the_figure_can_be_drawn_where_no_slice_holds_tumour():
     assert [text.get_text() for text in axes.texts] == ["undefined", "undefined"]
 
 
-def test_the_figure_says_when_nothing_is_lost():
+def test_the_plot_says_when_nothing_is_lost():
     table = pd.DataFrame({"condition": ["as it is", "blur"], "dice": [0.7, 0.8], "lost": [0, -0.1]})
     title = plots.robustness(table).axes[0].get_title()
     assert title == "Nothing is lost under any condition"

@@ -30,7 +30,7 @@ SUMMARY = {
     "empty_slice_fp_rate": "Empty slices with a false alarm",
     "pixel_accuracy": "Pixel accuracy",
 }
-"""The figures that a reader is shown, in this order."""
+"""The metrics that a reader is shown, in this order."""
 
 
 def confusion_counts(prediction: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -104,7 +104,7 @@ def score_patients(slice_scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def summarise(slice_scores: pd.DataFrame) -> dict[str, float]:
-    """Reduce the scores of all slices to one figure a metric.
+    """Reduce the scores of all slices to one value of each metric.
 
     Args:
         slice_scores: One row a slice, with ``patient`` and the columns of ``COUNTS``.
@@ -116,7 +116,7 @@ def summarise(slice_scores: pd.DataFrame) -> dict[str, float]:
         ``dice_small_tumours``, the mean over slices that hold fewer than ``SMALL_TUMOUR`` pixels
         of it; ``pixel_accuracy`` of all pixels; and ``empty_slice_fp_rate``, the share of
         tumour-free slices with any predicted pixel. Undefined ratios (NaN) are left out of a
-        mean; ``undefined_patients`` counts the patients without a Dice. A figure with nothing to
+        mean; ``undefined_patients`` counts the patients without a Dice. A metric with nothing to
         average is NaN.
     """
     table = _PatientTable(slice_scores)
@@ -127,7 +127,7 @@ def score_sites(slice_scores: pd.DataFrame) -> pd.DataFrame:
     """Summarise the patients of each site that scanned them.
 
     Returns:
-        One row a site: ``site``, ``patients``, ``slices`` and the figures of ``summarise``.
+        One row a site: ``site``, ``patients``, ``slices`` and the metrics of ``summarise``.
     """
     rows = []
     for site, group in slice_scores.groupby(slice_scores["patient"].map(site_of), sort=True):
@@ -139,10 +139,10 @@ def score_sites(slice_scores: pd.DataFrame) -> pd.DataFrame:
 def bootstrap_intervals(
     slice_scores: pd.DataFrame, samples: int, seed: int
 ) -> dict[str, tuple[float, float]]:
-    """Return the 95 % percentile bootstrap interval over patients of each figure of ``summarise``.
+    """Return the 95 % percentile bootstrap interval over patients of each metric of ``summarise``.
 
     Patients, not slices, are drawn with replacement, since slices of one patient are not
-    independent (Efron and Tibshirani 1993, chapter 13). A resample in which a figure is undefined
+    independent (Efron and Tibshirani 1993, chapter 13). A resample in which a metric is undefined
     is left out of its interval; both ends are NaN where it is undefined in all of them.
 
     Args:
@@ -186,7 +186,7 @@ def patient_dice_intervals(slice_scores: pd.DataFrame, samples: int, seed: int) 
 def report(
     model: str, split: str, slice_scores: pd.DataFrame, samples: int, seed: int
 ) -> dict[str, Any]:
-    """Summarise scores with their 95 % intervals, as plain values; an undefined figure is None.
+    """Summarise scores with their 95 % intervals, as plain values; an undefined metric is None.
 
     Args:
         model: Name of the architecture.
@@ -207,7 +207,7 @@ def report(
 
 
 def tracked(report: Report, prefix: str) -> dict[str, dict[str, float]]:
-    """Return the defined figures of a report as an experiment tracker takes them."""
+    """Return the defined metrics of a report as an experiment tracker takes them."""
     return {
         f"{prefix}/{name}": {"value": float(report[name]), "step": 0}
         for name in [*report["intervals_95"], "undefined_patients"]
@@ -272,26 +272,26 @@ class _PatientTable:
     def summary(self, chosen: np.ndarray) -> dict[str, float]:
         counts = self._counts[chosen]
         pooled = counts.sum(axis=0)
-        figures: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         for metric, score in OVERLAPS.items():
             of_patients = score(counts)
             defined = of_patients[~np.isnan(of_patients)]
             nothing = not len(defined)
-            figures[metric] = float("nan") if nothing else float(defined.mean())
-            figures[f"{metric}_median"] = float("nan") if nothing else float(np.median(defined))
-            figures[f"{metric}_pooled"] = float(score(pooled))
-            figures[f"{metric}_tumour_slices"] = float(
+            metrics[metric] = float("nan") if nothing else float(defined.mean())
+            metrics[f"{metric}_median"] = float("nan") if nothing else float(np.median(defined))
+            metrics[f"{metric}_pooled"] = float(score(pooled))
+            metrics[f"{metric}_tumour_slices"] = float(
                 _ratio(
                     self._slice_score[metric][chosen].sum(),
                     self._scored_slices[metric][chosen].sum(),
                 )
             )
-        figures["dice_small_tumours"] = float(
+        metrics["dice_small_tumours"] = float(
             _ratio(self._small_tumour_dice[chosen].sum(), self._small_tumours[chosen].sum())
         )
-        figures["undefined_patients"] = float(np.isnan(dice(counts)).sum())
-        figures["pixel_accuracy"] = float(pixel_accuracy(pooled))
-        figures["empty_slice_fp_rate"] = float(
+        metrics["undefined_patients"] = float(np.isnan(dice(counts)).sum())
+        metrics["pixel_accuracy"] = float(pixel_accuracy(pooled))
+        metrics["empty_slice_fp_rate"] = float(
             _ratio(self._false_alarms[chosen].sum(), self._empty_slices[chosen].sum())
         )
-        return figures
+        return metrics

@@ -307,7 +307,7 @@ def choose_failures(slice_scores: pd.DataFrame, each: int = 3) -> dict[str, str]
 
 
 def to_png(figure: "Figure") -> bytes:
-    """Return the figure as a PNG file."""
+    """Return a plot as a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()
@@ -345,7 +345,7 @@ def slice_gallery(
 
     Args:
         rows: Title, image (H, W, 3) uint8, true mask and predicted mask (H, W), of each slice.
-        title: Of the whole figure.
+        title: Of the whole plot.
     """
     figure = _figure(10, 2.4 * max(1, len(rows)) + 0.6)
     grid = figure.subplots(max(1, len(rows)), 4, squeeze=False)
@@ -367,7 +367,7 @@ def slice_gallery(
 
 
 def _figure(width: float, height: float) -> "Figure":
-    """Return an empty figure of that size in inches."""
+    """Return an empty plot of that size in inches."""
     # The service draws overlays alone, and is installed without matplotlib.
     from matplotlib.figure import Figure
 

@@ -27,11 +27,11 @@ from brain_mri_segmentation.inference.predictor import (
 
 logger = logging.getLogger(__name__)
 
-FIGURES = [
+METRICS = [
     *("dice", "dice_median", "dice_pooled", "dice_tumour_slices", "dice_small_tumours"),
     "empty_slice_fp_rate",
 ]
-"""The figures of ``metrics.summarise`` that are reported under each condition."""
+"""Those of ``metrics.summarise`` that are reported under each condition."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def score_conditions(
         seed: Seed of the noise; each slice has noise of its own.
 
     Returns:
-        One row a condition: ``condition``, ``FIGURES``, and ``lost``, the mean Dice as it is less
+        One row a condition: ``condition``, ``METRICS``, and ``lost``, the mean Dice as it is less
         that under the condition.
     """
     rows = []
@@ -119,7 +119,7 @@ def score_conditions(
             for slice_name, read in images.items()
         }
         summary = summarise(_score(predictor, changed, masks, batch_size, condition.alone))
-        rows.append({"condition": name} | {figure: summary[figure] for figure in FIGURES})
+        rows.append({"condition": name} | {metric: summary[metric] for metric in METRICS})
         logger.info("%s: mean Dice %.3f", name, summary["dice"])
     table = pd.DataFrame(rows)
     return table.assign(lost=table["dice"].iloc[0] - table["dice"])

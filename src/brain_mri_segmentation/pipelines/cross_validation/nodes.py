@@ -70,7 +70,7 @@ def summarise_folds(
     parameters: EvaluationParameters,
     seed: int,
 ) -> tuple[metrics.Report, dict[str, dict[str, float]]]:
-    """Reduce the scores to one figure a metric over all patients, and Dice by fold."""
+    """Reduce the scores to one value of each metric over all patients, and Dice by fold."""
     samples = parameters.bootstrap_samples
     report = metrics.report(model, "folds that it has not seen", slice_scores, samples, seed)
     by_fold = patient_scores.groupby("fold")["dice"].mean()
