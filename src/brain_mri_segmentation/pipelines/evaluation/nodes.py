@@ -70,7 +70,7 @@ def summarise_scores(
     parameters: EvaluationParameters,
     seed: int,
 ) -> tuple[metrics.Report, dict[str, dict[str, float]]]:
-    """Reduce the scores to one value of each metric, for the report and for the experiment tracker."""
+    """Reduce the scores to one value of each metric, for report and experiment tracker."""
     split, samples = parameters.split, parameters.bootstrap_samples
     report = metrics.report(checkpoint.model_name, split, slice_scores, samples, seed)
     report["digest"] = checkpoint.digest
