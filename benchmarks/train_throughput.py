@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
+from kedro.config import OmegaConfigLoader
 from torch.nn import functional as F
 
 from brain_mri_segmentation.cohort.phantom import make_volume
@@ -49,10 +49,14 @@ VARIANTS = {  # name: (bfloat16, channels_last, keep freed memory)
 }
 
 
+def _parameters() -> dict:
+    conf = str(PROJECT / "conf")
+    return OmegaConfigLoader(conf, base_env="base", default_run_env="base")["parameters"]
+
+
 def options_of(model: str) -> dict[str, object]:
     """Return the model's options, from scratch."""
-    values = yaml.safe_load((PROJECT / "conf/base/parameters.yml").read_text())["models"][model]
-    return values | ({"pretrained": None} if model == "segformer" else {})
+    return _parameters()["models"][model] | ({"pretrained": None} if model == "segformer" else {})
 
 
 def bare_loop(options: argparse.Namespace, variant: tuple[bool, ...]) -> float:
@@ -88,7 +92,7 @@ def bare_loop(options: argparse.Namespace, variant: tuple[bool, ...]) -> float:
 
 def project_loop(options: argparse.Namespace) -> float:
     """Return milliseconds a slice of the project's own training."""
-    values = yaml.safe_load((PROJECT / "conf/base/parameters.yml").read_text())
+    values = _parameters()
     model, size, batch, steps = options.model, options.size, options.batch_size, options.steps
     values["preprocessing"]["image_size"] = size
     values["training"] |= {

@@ -1,7 +1,7 @@
 """What `mkdocs build` calls: pages from the code's own types and configuration, and diagrams.
 
 Nothing here is written down twice: the parameters come from their pydantic types and
-`conf/*/parameters.yml`, the catalog and the pipelines from Kedro, the Python reference from the
+`conf/*/parameters*.yml`, the catalog and the pipelines from Kedro, the Python reference from the
 docstrings. Diagrams are drawn while building, so that the site loads nothing from elsewhere.
 """
 
@@ -38,8 +38,7 @@ ENVIRONMENTS = (
 
 # Files outside docs/ that pages link to have a page of the reference instead, or none.
 _PAGE_OF = {
-    "conf/base/parameters.yml": "reference/parameters.md",
-    "conf/base/catalog.yml": "reference/catalog.md",
+    "conf/base/parameters_training.yml": "reference/parameters.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
 }
@@ -126,7 +125,7 @@ def parameters_page() -> str:
     values = {name: flatten(_parameters_of(name)) for name in ENVIRONMENTS}
     parts = [
         "# Parameters\n",
-        "Generated from the types in `parameters.py` and the values in `conf/*/parameters.yml`. "
+        "Generated from the types in `parameters.py` and the values in `conf/*/parameters*.yml`. "
         "Change one in `conf/local/parameters.yml` (`model`, `raw_path`, `split_manifest`, `input` "
         "and `serving_model` in `conf/local/globals.yml`), or for a single run:\n",
         "```bash\nkedro run --params training.epochs=5,model=segformer\n```\n",
@@ -230,8 +229,9 @@ def _config() -> OmegaConfigLoader:
 
 
 def _parameters_of(environment: str) -> dict:
-    values = yaml.safe_load((PROJECT / f"conf/{environment}/parameters.yml").read_text())
-    return values | ({"model": _config()["globals"]["model"]} if environment == "base" else {})
+    if environment == "base":
+        return _config()["parameters"]
+    return yaml.safe_load((PROJECT / f"conf/{environment}/parameters.yml").read_text())
 
 
 @cache
@@ -245,7 +245,7 @@ def catalog_page() -> str:
     parts = [
         "---\nhide: [toc]\n---\n",
         "# Catalog\n",
-        "Generated from `conf/base/catalog.yml` and the pipelines. `<model>` is the parameter "
+        "Generated from `conf/base/catalog*.yml` and the pipelines. `<model>` is the parameter "
         "`model`. An entry of the same name in `conf/local/catalog.yml` replaces the one here.\n",
         "| entry | kind | place | written by | read by |",
         "|---|---|---|---|---|",

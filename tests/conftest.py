@@ -10,8 +10,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 import torch
-import yaml
 from hub_server import Hub
+from kedro.config import OmegaConfigLoader
 
 from brain_mri_segmentation.cohort.phantom import write_cohort
 from brain_mri_segmentation.parameters import ProjectParameters, check_parameters
@@ -22,9 +22,9 @@ SHARED_COHORT = PROJECT.parent / "shared" / "data" / "lgg"
 
 @pytest.fixture(scope="session")
 def parameter_values() -> dict:
-    """The values of conf/base/parameters.yml, as Kedro would give them."""
-    values = yaml.safe_load((PROJECT / "conf/base/parameters.yml").read_text())
-    return values | {"model": "unet"}
+    """The values of conf/base, as Kedro gives them."""
+    loader = OmegaConfigLoader(str(PROJECT / "conf"), base_env="base", default_run_env="base")
+    return loader["parameters"]
 
 
 @pytest.fixture(scope="session")

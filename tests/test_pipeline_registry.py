@@ -4,7 +4,7 @@ from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-import yaml
+from kedro.config import OmegaConfigLoader
 from kedro.framework.project import configure_project, pipelines
 from parse import parse
 
@@ -24,48 +24,47 @@ def names(*, parameters: bool) -> set[str]:
 
 @cache  # a pattern takes longer to compile than all else here
 def declared_as(name: str) -> str:
-    """Return the entry of catalog.yml that a dataset's name falls under."""
-    entries = configured("catalog.yml")
+    """Return the entry of the catalog that a dataset's name falls under."""
+    entries = configured("catalog")
     patterns = (entry for entry in entries if "{" in entry and parse(entry, name))
     return name if name in entries else next(patterns, name)
 
 
 @cache
-def configured(file: str) -> set[str]:
-    entries = yaml.safe_load((PACKAGE.parents[1] / "conf/base" / file).read_text())
-    return {name for name in entries if not name.startswith("_")}
+def configured(kind: str) -> dict:
+    conf = str(PACKAGE.parents[1] / "conf")
+    return OmegaConfigLoader(conf, base_env="base", default_run_env="base")[kind]
 
 
 def test_every_catalog_entry_is_used_and_every_input_is_declared():
     used = {declared_as(name) for name in names(parameters=False)}
     unused = {serving_model.ENTRY, "pretrained_unet"}  # for the service, and for users
-    assert configured("catalog.yml") == used | unused
+    assert configured("catalog").keys() == used | unused
 
 
 def test_layers_go_one_way():
     """Kedro-Viz shows no layers at all where one lies both above and below another."""
-    entries = yaml.safe_load((PACKAGE.parents[1] / "conf/base/catalog.yml").read_text())
     configure_project(NAME)
     for pipeline in pipelines.values():
         above: dict[str, set[str]] = {}  # layers that a dataset is made from, by dataset
         order: dict[str, set[str]] = {}  # the same by layer
         for node in pipeline.nodes:
             sources = set().union(*(above.get(name, set()) for name in node.inputs))
-            sources |= {layer for name in node.inputs if (layer := layer_of(name, entries))}
+            sources |= {layer for name in node.inputs if (layer := layer_of(name))}
             for name in node.outputs:
                 above[name] = sources
-                if layer := layer_of(name, entries):
+                if layer := layer_of(name):
                     order[layer] = order.get(layer, set()) | sources - {layer}
         TopologicalSorter(order).prepare()  # raises CycleError
 
 
-def layer_of(name: str, entries: dict) -> str | None:
-    metadata = entries.get(declared_as(name), {}).get("metadata", {})
+def layer_of(name: str) -> str | None:
+    metadata = configured("catalog").get(declared_as(name), {}).get("metadata", {})
     return metadata.get("kedro-viz", {}).get("layer")
 
 
 def test_every_parameter_is_used_and_every_one_that_a_node_takes_is_declared():
-    assert configured("parameters.yml") == names(parameters=True) | {"serving"}
+    assert configured("parameters").keys() == names(parameters=True) | {"serving"}
 
 
 def test_every_node_is_named_by_its_function():

@@ -461,7 +461,8 @@ def test_the_gpu_environment_changes_a_few_keys_and_inherits_the_rest(project):
     with KedroSession.create(project.folder, env="gpu", runtime_params=chosen) as session:
         assert session.load_context().config_loader["parameters"]["model"] == "unet"
         assert "unet/best.ckpt" in str(session.load_context().catalog.get("checkpoint"))
-    base = yaml.safe_load((SOURCE / "conf/base/parameters.yml").read_text())
+    with KedroSession.create(project.folder, env="base") as session:
+        base = session.load_context().config_loader["parameters"]
     assert values["model"] == "segformer"
     assert values["models"]["segformer"] == base["models"]["segformer"]
     assert values["training"]["accelerator"] == "gpu"

@@ -15,7 +15,7 @@ from brain_mri_segmentation.pipelines import FOLDS
 from brain_mri_segmentation.runtime.processes import Processes
 from brain_mri_segmentation.runtime.provenance import git_commit
 
-# What catalog.yml reads, too: there it comes from globals.yml or the command line alone.
+# What the catalog reads, too: there it comes from globals.yml or the command line alone.
 _SHARED_WITH_CATALOG = ("model", "raw_path", "split_manifest", "input", "serving_model")
 _FINGERPRINT = "data_fingerprint"
 

@@ -1,6 +1,6 @@
 """Every parameter of the project: its type, its range and what it does.
 
-The values stand in ``conf/<environment>/parameters.yml``. An unknown name or a value of the
+The values stand in ``conf/<environment>/parameters*.yml``. An unknown name or a value of the
 wrong type is refused before any pipeline starts.
 """
 
@@ -351,7 +351,7 @@ def check_parameters(values: dict[str, object]) -> ProjectParameters:
         raise InputError(
             "The parameters cannot be used:\n"
             + "\n".join(lines)
-            + "\nMend them in conf/*/parameters.yml or on the command line (--params)."
+            + "\nMend them in conf/*/parameters*.yml or on the command line (--params)."
         ) from None
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import yaml
+from kedro.config import OmegaConfigLoader
 
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.models import Checkpoint, write_atomically
@@ -24,7 +24,7 @@ from brain_mri_segmentation.training.module import SegmentationModule
 
 pytestmark = pytest.mark.slow
 
-CONF = Path(__file__).resolve().parents[2] / "conf/base/parameters.yml"
+CONF = Path(__file__).resolve().parents[2] / "conf"
 STEPS = 6  # an epoch: 24 slices in batches of 4
 TOGETHER = {"val": (1, 13)}
 
@@ -44,7 +44,7 @@ def partition(patients: int, slices: int = 6) -> Partition:
 
 
 def train(workspace, model="unet", pretrained=None, experiment=None, val=(2, 6), **changes):
-    values = yaml.safe_load(CONF.read_text())
+    values = OmegaConfigLoader(str(CONF), base_env="base", default_run_env="base")["parameters"]
     training = values["training"] | {
         "epochs": 4,
         "batch_size": 4,
