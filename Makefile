@@ -1,13 +1,14 @@
 # Python 3.11 and make are all that a fresh clone needs. `make` alone lists the targets.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PORT ?= 8000
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test coverage lint typecheck format docs benchmark viz serve image runs clean
+.PHONY: help install demo test test-fast lint format docs benchmark viz serve image runs clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED)  ## make .venv with pinned dependencies
 
@@ -27,19 +28,14 @@ demo: install  ## run the whole project on a synthetic cohort, offline
 	@echo 'Figures:  data/demo/08_reporting/unet/*.png'
 	@echo 'Pipeline: .venv/bin/kedro viz --env demo     Runs: make runs'
 
-test: install  ## run the tests
-	$(BIN)/pytest --numprocesses logical --dist loadfile
-
-coverage: install  ## the same in half as much time again, and list the lines that no test runs
+test: install  ## run all tests, with a floor for their coverage
 	$(BIN)/pytest --numprocesses logical --dist loadfile --cov
 
-lint: install  ## check style, formatting and the direction of imports
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
-	$(BIN)/lint-imports
+test-fast: install  ## run the tests that neither train nor start a process, in under three minutes
+	$(BIN)/pytest --numprocesses logical --dist loadfile -m 'not slow'
 
-typecheck: install  ## check types
-	$(BIN)/mypy
+lint: install  ## check style, formatting, types, imports and spelling
+	PATH="$(CURDIR)/$(BIN):$$PATH" pre-commit run --all-files
 
 format: install  ## mend style and formatting
 	$(BIN)/ruff check --fix
@@ -58,8 +54,8 @@ benchmark: install  ## compare training with a bare PyTorch loop
 viz: install  ## show the pipelines in the browser
 	$(BIN)/kedro viz
 
-serve: install  ## serve the model on http://127.0.0.1:8000
-	$(BIN)/uvicorn --factory brain_mri_segmentation.serving:create_app --port 8000 --no-access-log
+serve: install  ## serve the model on http://127.0.0.1:8000; PORT=8123 for another port
+	$(BIN)/uvicorn --factory brain_mri_segmentation.serving:create_app --port $(PORT) --no-access-log
 
 image: install  ## build the serving image without Docker, and post a slice to it (as root)
 	$(BIN)/python scripts/build_image.py || [ $$? = 77 ]
