@@ -9,7 +9,6 @@ from kedro.io import CatalogProtocol, MemoryDataset
 from kedro.pipeline import Pipeline
 
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.models import learning_rate_of
 from brain_mri_segmentation.parameters import check_parameters, flatten
 from brain_mri_segmentation.pipelines import FOLDS
 from brain_mri_segmentation.runtime.processes import Processes
@@ -60,8 +59,6 @@ class LogParameters:
     def after_context_created(self, context: KedroContext) -> None:
         """Remember the parameters."""
         self._parameters = flatten(context.config_loader["parameters"])
-        if self._parameters["training.lr"] is None:
-            self._parameters["training.lr"] = learning_rate_of(str(self._parameters["model"]))
 
     @hook_impl(trylast=True)
     def before_pipeline_run(

@@ -21,6 +21,7 @@ from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.models import check_model_name, check_model_options
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Rate = Annotated[float, Field(gt=0, le=1)]
 
 
 class Parameters(BaseModel):
@@ -75,6 +76,9 @@ class PreprocessingParameters(Parameters):
     """Intensities below this percentile of the volume are clipped, per channel."""
     upper_percentile: float = Field(gt=50, le=100)
     """Intensities above this percentile of the volume are clipped, per channel."""
+    context: int = Field(default=0, ge=0, le=3)
+    """Neighbouring slices on each side that a model sees besides the slice itself, as further
+    channels; at the ends of a volume the last slice takes their place."""
     threshold: float = Field(gt=0, lt=1)
     """Tumour probability, as the temperature has made it, from which a pixel belongs to the
     mask."""
@@ -105,24 +109,30 @@ class AugmentationParameters(Parameters):
     """Rotation is drawn from +- this angle."""
     scale: float = Field(ge=0, lt=1)
     """Zoom is drawn from 1 / (1 + scale) to 1 + scale."""
+    anisotropy: float = Field(ge=0, lt=1)
+    """Width over height is stretched by (1 + this value) squared at most, either way."""
     shift: float = Field(ge=0, lt=1)
     """Shift is drawn from +- this share of half the image."""
-    gamma: float = Field(ge=0, le=2)
-    """log(gamma) of the intensity curve is drawn from +- this value, per channel."""
     contrast: float = Field(ge=0, lt=1)
-    """Intensities are multiplied by 1 +- this value, per channel."""
+    """Intensities are multiplied by 1 +- this value, per sequence."""
     brightness: float = Field(ge=0, le=3)
-    """Intensities are moved by +- this value, in standard deviations, per channel."""
+    """Intensities are moved by +- this value, in standard deviations, per sequence."""
+    artifacts: Share
+    """Probability that a slice gets one of noise, blur, low resolution and gamma."""
     noise: float = Field(ge=0, le=50)
-    """Half of the slices get Gaussian noise, its standard deviation drawn from 0 to this value, in
-    grey levels of 255."""
+    """Standard deviation of Gaussian noise is drawn from 0 to this value, in grey levels of 255."""
     blur: float = Field(ge=0, le=3)
-    """Half of the slices are blurred by a Gaussian, its standard deviation drawn from 0 to this
-    value, in pixels."""
+    """Standard deviation of a Gaussian blur is drawn from 0 to this value, in pixels."""
+    low_resolution: float = Field(ge=0, lt=1)
+    """Height and width lose a share of their pixels that is drawn from 0 to this value."""
+    gamma: float = Field(ge=0, le=2)
+    """log(gamma) of the intensity curve is drawn from +- this value."""
     modality_dropout: Share
-    """Probability that FLAIR stands in for the other two channels, as in patients without them."""
+    """Probability that FLAIR takes the place of the other two sequences, as in patients without
+    them."""
     slice_normalisation: Share
-    """Probability that a slice is normalised by itself, as when it is all that there is."""
+    """Probability that a slice comes without neighbours and is normalised by itself, as when it is
+    all that there is."""
 
 
 class TrainingParameters(Parameters):
@@ -135,11 +145,14 @@ class TrainingParameters(Parameters):
     """Most passes; early stopping may end it before."""
     batch_size: int = Field(ge=1)
     """Slices in one optimiser step, those of all processes together."""
-    lr: float | None = Field(gt=0, le=1)
-    """Highest learning rate of the one-cycle schedule; ``null`` takes the one that suits the
-    architecture (0.00006 for a SegFormer, 0.001 for a U-Net)."""
+    lr: Rate | dict[str, Rate]
+    """Highest learning rate of the one-cycle schedule, one for each architecture or one number."""
+    encoder_lr_ratio: float = Field(gt=0, le=1)
+    """Learning rate of an encoder that may be pretrained, as a share of ``lr``."""
     weight_decay: float = Field(ge=0, le=1)
-    """AdamW's decoupled weight decay."""
+    """AdamW's decoupled weight decay of matrices and convolutions; norms and biases have none."""
+    gradient_clip: float = Field(gt=0)
+    """Largest norm of the gradient; a longer one is scaled down to it."""
     warmup_fraction: float = Field(gt=0, lt=1)
     """Share of all steps in which the learning rate rises; it falls in the rest."""
     dice_weight: Share
@@ -157,6 +170,9 @@ class TrainingParameters(Parameters):
     the shipped model on other data; ``null`` starts from random (or the hub's) weights."""
     ema_decay: float = Field(ge=0, lt=1)
     """Decay per step of the exponential moving average of the weights; 0 switches it off."""
+    batch_norm_batches: int = Field(ge=1)
+    """Training batches over which the averaged weights get batch-norm statistics of their own,
+    before each validation."""
     patience: int = Field(ge=1)
     """Epochs without a better val/dice after which training stops."""
     precision: Annotated[Literal["auto", "32", "bf16", "16"], BeforeValidator(str)]
@@ -175,6 +191,22 @@ class TrainingParameters(Parameters):
     """Use deterministic algorithms: a seed repeats a run bit for bit on a CPU, and on a GPU as far
     as PyTorch has such algorithms."""
     augmentation: AugmentationParameters
+
+    def learning_rate(self, model: str) -> float:
+        """Return the highest learning rate of an architecture.
+
+        Raises:
+            InputError: None is given for it.
+        """
+        if not isinstance(self.lr, dict):
+            return self.lr
+        if model not in self.lr:
+            raise InputError(
+                f"training.lr has no learning rate for the model '{model}', only for "
+                f"{', '.join(self.lr)}. Add it in conf/base/parameters_training.yml, or give "
+                "--params training.lr=..."
+            )
+        return self.lr[model]
 
     def at_low_resolution(self, epoch: int) -> bool:
         """Say whether an epoch, counted from 0, trains at half the resolution."""

@@ -101,11 +101,12 @@ def normalise(images: torch.Tensor, statistics: torch.Tensor) -> torch.Tensor:
     """Clip and standardise intensities.
 
     Args:
-        images: (N, 3, H, W), uint8 or float in 0..255.
+        images: (N, C, H, W), uint8 or float in 0..255; C is 3 or, with neighbours, a multiple.
         statistics: (N, 4, 3) or (1, 4, 3), ``IntensityStatistics.values`` of each slice's volume.
 
     Returns:
-        (N, 3, H, W) float32, mean 0 and standard deviation 1 over the volume.
+        (N, C, H, W) float32, mean 0 and standard deviation 1 over the volume.
     """
-    low, high, mean, deviation = statistics[..., None, None].unbind(1)  # (N, 3, 1, 1) each
+    statistics = statistics.repeat(1, 1, images.shape[1] // CHANNELS)
+    low, high, mean, deviation = statistics[..., None, None].unbind(1)  # (N, C, 1, 1) each
     return (torch.clamp(images.float(), low, high) - mean) / deviation

@@ -4,6 +4,7 @@ from brain_mri_segmentation.models import (  # noqa: F401 - each registers itsel
     ensemble,
     segformer,
     unet,
+    unet_efficientnet,
     unet_large,
 )
 from brain_mri_segmentation.models.checkpoint import RUN_FILE, Checkpoint, write_atomically
@@ -13,7 +14,6 @@ from brain_mri_segmentation.models.registry import (
     check_model_name,
     check_model_options,
     create_model,
-    learning_rate_of,
     rebuild_model,
 )
 
@@ -27,7 +27,6 @@ __all__ = [
     "combine",
     "create_model",
     "find_checkpoints",
-    "learning_rate_of",
     "rebuild_model",
     "write_atomically",
 ]

@@ -45,7 +45,6 @@ class Ensemble(nn.Module, HubModel):
     """
 
     Options = EnsembleOptions
-    LEARNING_RATE = 0.001  # of its members; it is not trained itself
 
     def __init__(self, members: list[Member]) -> None:
         super().__init__()
@@ -56,7 +55,7 @@ class Ensemble(nn.Module, HubModel):
         )
 
     @classmethod
-    def create(cls, options: EnsembleOptions) -> "Ensemble":  # noqa: ARG003
+    def create(cls, options: EnsembleOptions, in_channels: int) -> "Ensemble":  # noqa: ARG003
         """Refuse: the members are trained, each by itself.
 
         Raises:

@@ -22,14 +22,11 @@ class SegmentationModel(Protocol):
     LIBRARY: ClassVar[str]
     """Library that loads an exported folder, as the hub calls it."""
 
-    LEARNING_RATE: ClassVar[float]
-    """Peak of the schedule that suits it, where ``training.lr`` names none."""
-
     config: dict[str, object]
     """Plain values with which the class itself builds the same network again."""
 
     @classmethod
-    def create(cls, options: BaseModel) -> Self:
+    def create(cls, options: BaseModel, in_channels: int) -> Self:
         """Build a network to be trained."""
 
     @classmethod
@@ -41,11 +38,7 @@ class SegmentationModel(Protocol):
         """Turn what an exported folder holds into ``config`` and state dict."""
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        """Return logits (N, 2, H, W), background and tumour, of images (N, 3, H, W).
-
-        In training, an architecture may give (N, K, 2, H, W): K outputs that learn, the first of
-        them the one that counts afterwards.
-        """
+        """Return logits (N, 2, H, W), background and tumour, of images (N, C, H, W)."""
 
 
 MODELS: dict[str, type[Any]] = {}
@@ -93,29 +86,20 @@ def check_model_options(options: dict[str, dict[str, object]]) -> dict[str, dict
     return options
 
 
-def learning_rate_of(name: str) -> float:
-    """Return the learning rate that suits an architecture.
-
-    Raises:
-        ValueError: There is no such architecture.
-    """
-    rate: float = MODELS[check_model_name(name)].LEARNING_RATE
-    return rate
-
-
-def create_model(name: str, options: dict[str, object]) -> torch.nn.Module:
+def create_model(name: str, options: dict[str, object], in_channels: int = 3) -> torch.nn.Module:
     """Build a network to be trained.
 
     Args:
         name: Its name in the registry.
-        options: Its options, as in ``parameters.yml`` under ``models.<name>``.
+        options: Its options, as in ``parameters_training.yml`` under ``models.<name>``.
+        in_channels: Channels of an image, 3 for each slice of it.
 
     Raises:
         ValueError: The name or an option is unknown.
         InputError: Pretrained weights cannot be had.
     """
     architecture = MODELS[check_model_name(name)]
-    return architecture.create(architecture.Options.model_validate(options))
+    return architecture.create(architecture.Options.model_validate(options), in_channels)
 
 
 def rebuild_model(

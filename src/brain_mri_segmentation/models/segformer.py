@@ -41,23 +41,25 @@ class SegFormer(nn.Module):
 
     Args:
         config: What ``SegformerConfig.to_dict()`` gave; None is B2.
+        in_channels: Channels of an image, if the config does not say it.
     """
 
     Options = SegFormerOptions
     LIBRARY = "transformers"
-    LEARNING_RATE = 0.00006  # Xie et al. 2021; pretrained weights are lost at a higher one
 
-    def __init__(self, config: dict[str, object] | None = None) -> None:
+    def __init__(self, config: dict[str, object] | None = None, in_channels: int = 3) -> None:
         super().__init__()
         transformers = _transformers()
         if config is None:
-            settings = transformers.SegformerConfig(**_B2, **label_names())
+            settings = transformers.SegformerConfig(
+                num_channels=in_channels, **_B2, **label_names()
+            )
         else:
             settings = transformers.SegformerConfig.from_dict(config)
         self._hold(transformers.SegformerForSemanticSegmentation(settings))
 
     @classmethod
-    def create(cls, options: SegFormerOptions) -> "SegFormer":
+    def create(cls, options: SegFormerOptions, in_channels: int = 3) -> "SegFormer":
         """Build the network, with pretrained weights if the options name some.
 
         A head of another number of classes is replaced by a fresh one; nothing else is.
@@ -67,7 +69,7 @@ class SegFormer(nn.Module):
                 or they are not those of a SegFormer.
         """
         if options.pretrained is None:
-            return cls()
+            return cls(in_channels=in_channels)
         transformers = _transformers()
         try:
             network, loaded = transformers.SegformerForSemanticSegmentation.from_pretrained(
@@ -95,6 +97,8 @@ class SegFormer(nn.Module):
             )
         model = cls.__new__(cls)
         nn.Module.__init__(model)
+        if in_channels != network.config.num_channels:
+            _widen(network, in_channels)
         model._hold(network)
         return model
 
@@ -115,9 +119,22 @@ class SegFormer(nn.Module):
         self.config = {"config": network.config.to_dict()}
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Return logits (N, 2, H, W) of normalised images (N, 3, H, W)."""
+        """Return logits (N, 2, H, W) of normalised images (N, C, H, W)."""
         logits = self.network(pixel_values=image).logits  # (N, 2, H / 4, W / 4)
         return F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _widen(network: "SegformerForSemanticSegmentation", in_channels: int) -> None:
+    """Show the middle three channels to the first layer as it is, and give the others zeros."""
+    patches = network.segformer.stages[0].patch_embeddings
+    old, middle = patches.proj, (in_channels - patches.proj.in_channels) // 2
+    wide = nn.Conv2d(in_channels, old.out_channels, old.kernel_size, old.stride, old.padding)
+    with torch.no_grad():
+        wide.weight.zero_()
+        wide.weight[:, middle : middle + old.in_channels] = old.weight
+        wide.bias = old.bias
+    patches.proj = wide
+    network.config.num_channels = in_channels
 
 
 def _transformers() -> ModuleType:

@@ -31,7 +31,6 @@ class UNet(nn.Module, HubModel):
     """
 
     Options = UNetOptions
-    LEARNING_RATE = 0.001
 
     def __init__(self, channels: list[int], in_channels: int = 3, classes: int = 2) -> None:
         super().__init__()
@@ -46,12 +45,12 @@ class UNet(nn.Module, HubModel):
         self.head = nn.Conv2d(channels[0], classes, 1)
 
     @classmethod
-    def create(cls, options: UNetOptions) -> "UNet":
+    def create(cls, options: UNetOptions, in_channels: int = 3) -> "UNet":
         """Build a network with random weights."""
-        return cls(channels=options.channels)
+        return cls(options.channels, in_channels)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Return logits (N, classes, H, W) of normalised images (N, 3, H, W).
+        """Return logits (N, classes, H, W) of normalised images (N, C, H, W).
 
         Raises:
             ValueError: Height or width cannot be halved often enough.

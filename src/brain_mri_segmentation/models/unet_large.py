@@ -47,7 +47,6 @@ class UNetLarge(nn.Module, HubModel):
     """
 
     Options = UNetLargeOptions
-    LEARNING_RATE = 0.001
 
     def __init__(
         self,
@@ -89,9 +88,9 @@ class UNetLarge(nn.Module, HubModel):
         )
 
     @classmethod
-    def create(cls, options: UNetLargeOptions) -> "UNetLarge":
+    def create(cls, options: UNetLargeOptions, in_channels: int = 3) -> "UNetLarge":
         """Build a network with random weights."""
-        return cls(options.channels, options.blocks, options.deep_supervision)
+        return cls(options.channels, options.blocks, options.deep_supervision, in_channels)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return logits of normalised images (N, 3, H, W).

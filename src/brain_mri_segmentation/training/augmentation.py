@@ -5,15 +5,15 @@ import math
 import torch
 from torch.nn import functional as F
 
-from brain_mri_segmentation.imaging.intensity import FLAIR
+from brain_mri_segmentation.imaging.intensity import CHANNELS, FLAIR, normalise
 from brain_mri_segmentation.parameters import AugmentationParameters
 from brain_mri_segmentation.runtime.processes import ALONE, Processes
 
-_BLUR_RADIUS = 4  # pixels
+_MOST_DEVIATIONS = 4  # of a Gaussian, on each side of its kernel
 
 
 class Draws:
-    """Random numbers of one step, on the CPU.
+    """Random numbers of one step.
 
     Each of several processes draws for the whole batch and takes those of its own slices, so that
     all slices change as they would in one process.
@@ -28,21 +28,27 @@ class Draws:
         self._rank, self._count = processes.rank, processes.count
 
     def uniform(self, slices: int, *shape: int) -> torch.Tensor:
-        """Draw (slices, ...) from 0..1."""
+        """Draw (slices, ...) from 0..1, on the CPU."""
         drawn = torch.rand(slices * self._count, *shape, generator=self._generator)
         return drawn[self._rank :: self._count]
 
-    def normal(self, slices: int, *shape: int) -> torch.Tensor:
-        """Draw (slices, ...) from a normal distribution of mean 0 and deviation 1."""
-        drawn = torch.randn(slices * self._count, *shape, generator=self._generator)
-        return drawn[self._rank :: self._count]
+    def symmetric(self, slices: int, *shape: int) -> torch.Tensor:
+        """Draw (slices, ...) from -1..1, on the CPU."""
+        return 2 * self.uniform(slices, *shape) - 1
+
+    def seeds(self, slices: int) -> list[int]:
+        """Draw a seed for each slice, from which noise is made on its own device."""
+        drawn = torch.randint(2**62, (slices * self._count,), generator=self._generator)
+        return drawn[self._rank :: self._count].tolist()
 
 
 class Augmentation:
-    """What a scanner might have done, before normalisation; and how the slice might have lain.
+    """What a scanner might have done, and how the slice might have lain.
 
-    ``simulate_artifacts`` blurs, adds noise and takes sequences away. A call flips, rotates, zooms,
-    shifts and crops in one resampling (``spatial``), then changes intensities (``intensity``).
+    A slice may come without its neighbours and without the statistics of its volume, with an
+    artifact, or with FLAIR in place of the other two sequences. Then it is normalised; mirrored,
+    rotated, zoomed and cropped in one resampling; and the intensities of each sequence change. All
+    neighbours of a slice change alike.
 
     Args:
         settings: Ranges of the changes.
@@ -53,72 +59,118 @@ class Augmentation:
         self.settings = settings
         self.crop_size = crop_size
 
-    def simulate_artifacts(
-        self, images: torch.Tensor, statistics: torch.Tensor, draws: Draws
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Make a batch as poor as scans can be.
-
-        Args:
-            images: (N, 3, S, S) uint8.
-            statistics: (N, 4, 3) float32, ``IntensityStatistics.values`` of each slice's volume.
-            draws: Source of all randomness.
-
-        Returns:
-            Images (N, 3, S, S) float32 in 0..255, and their statistics.
-        """
-        count, device = len(images), images.device
-        images = images.float()
-        lost = draws.uniform(count) < self.settings.modality_dropout
-        if lost.any():
-            lost = lost.to(device)[:, None, None]
-            flair = images[:, FLAIR : FLAIR + 1].expand_as(images)
-            images = torch.where(lost[..., None], flair, images)
-            flair = statistics[..., FLAIR : FLAIR + 1].expand_as(statistics)
-            statistics = torch.where(lost, flair, statistics)
-        if self.settings.blur:
-            sigma = self.settings.blur * _for_half(draws, count)
-            images = _blur(images, sigma.to(device))
-        if self.settings.noise:
-            strength = self.settings.noise * _for_half(draws, count)[:, None, None, None]
-            noise = draws.normal(*images.shape)
-            images = (images + (strength * noise).to(device)).clamp(0, 255)
-        return images, statistics
-
     def __call__(
-        self, images: torch.Tensor, masks: torch.Tensor, draws: Draws
+        self,
+        images: torch.Tensor,
+        masks: torch.Tensor,
+        statistics: torch.Tensor,
+        own_statistics: torch.Tensor,
+        draws: Draws,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Change a batch.
 
         Args:
-            images: (N, 3, S, S) float32, normalised.
+            images: (N, C, S, S) uint8, C the channels of the slice between those of its neighbours.
             masks: (N, S, S) int64, 0 or 1.
+            statistics: (N, 4, 3) float32, ``IntensityStatistics.values`` of each slice's volume.
+            own_statistics: The same of the slice alone.
             draws: Source of all randomness.
 
         Returns:
-            Images (N, 3, C, C) and masks (N, C, C) of the same types, C the crop size.
+            Images (N, C, K, K) float32, normalised, and masks (N, K, K), K the crop size.
         """
-        images, masks = self.spatial(images, masks, draws)
-        return self.intensity(images, draws), masks
+        count, device = len(images), images.device
+        sequences = images.float().view(count, -1, CHANNELS, *images.shape[2:])  # 3 a neighbour
+        alone = _chosen(draws, count, self.settings.slice_normalisation, device)
+        middle = sequences[:, sequences.shape[1] // 2, None].expand_as(sequences)
+        sequences = torch.where(_like(alone, sequences), middle, sequences)
+        statistics = torch.where(_like(alone, statistics), own_statistics, statistics)
+
+        sequences, statistics = self.simulate_artifacts(sequences, statistics, draws)
+        lost = _chosen(draws, count, self.settings.modality_dropout, device)
+        sequences = _flair_for(lost, sequences, dim=2)
+        statistics = _flair_for(lost, statistics, dim=2)
+
+        normalised = normalise(sequences.flatten(1, 2), statistics)
+        changed, masks = self.spatial(normalised, masks, draws)
+        return self.intensity(changed, lost, draws), masks
+
+    def simulate_artifacts(
+        self, images: torch.Tensor, statistics: torch.Tensor, draws: Draws
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Give some slices one of noise, blur, a low resolution or another gamma.
+
+        Args:
+            images: (N, neighbours, 3, S, S) float32 in 0..255.
+            statistics: (N, 4, 3) float32, ``IntensityStatistics.values``.
+            draws: Source of all randomness.
+
+        Returns:
+            Images, and statistics as the artifact changes them.
+        """
+        count = len(images)
+        kinds = (self._noise, self._blur, self._lower_resolution, self._gamma)
+        share = max(self.settings.artifacts, 1e-9)
+        kind = (draws.uniform(count) / share * len(kinds)).long().tolist()
+        strength, seeds = draws.uniform(count).tolist(), draws.seeds(count)
+        images, statistics = images.clone(), statistics.clone()
+        for place in range(count):
+            if kind[place] < len(kinds):
+                images[place], statistics[place] = kinds[kind[place]](
+                    images[place], statistics[place], strength[place], seeds[place]
+                )
+        return images, statistics
+
+    def _noise(
+        self, image: torch.Tensor, statistics: torch.Tensor, strength: float, seed: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        generator = torch.Generator(image.device).manual_seed(seed)
+        noise = torch.randn(image.shape, generator=generator, device=image.device)
+        changed = (image + strength * self.settings.noise * noise).clamp(0, 255)
+        return changed, _follow(statistics, image, changed)
+
+    def _blur(
+        self, image: torch.Tensor, statistics: torch.Tensor, strength: float, _: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        changed = _blurred(image, max(strength * self.settings.blur, 1e-3))
+        return changed, _follow(statistics, image, changed)
+
+    def _lower_resolution(
+        self, image: torch.Tensor, statistics: torch.Tensor, strength: float, _: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        size = image.shape[-1]
+        fewer = max(1, round(size * (1 - strength * self.settings.low_resolution)))
+        small = F.interpolate(image, (fewer, fewer), mode="bilinear", antialias=True)
+        changed = F.interpolate(small, (size, size), mode="bilinear")
+        return changed, _follow(statistics, image, changed)
+
+    def _gamma(
+        self, image: torch.Tensor, statistics: torch.Tensor, strength: float, _: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        exponent = math.exp(self.settings.gamma * (2 * strength - 1))
+        changed = 255 * (image / 255) ** exponent
+        bounds = 255 * (statistics[:2] / 255) ** exponent  # percentiles follow any monotone curve
+        return changed, _follow(statistics, image, changed, bounds)
 
     def spatial(
         self, images: torch.Tensor, masks: torch.Tensor, draws: Draws
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Flip, rotate, zoom, shift and crop images and masks together."""
-        count, size = len(images), images.shape[-1]
+        """Mirror, rotate, zoom, shift and crop images (N, C, S, S) and masks (N, S, S) alike."""
+        settings, count, size = self.settings, len(images), images.shape[-1]
         crop = min(self.crop_size or size, size)
         window = crop / size  # half width of the crop, where half the image is 1
 
-        angle = math.radians(self.settings.rotation_degrees) * _symmetric(draws, count)
-        zoom = (1 + self.settings.scale) ** _symmetric(draws, count)
-        flip = torch.where(draws.uniform(count) < self.settings.flip, -1.0, 1.0)
+        angle = math.radians(settings.rotation_degrees) * draws.symmetric(count)
+        zoom = window * (1 + settings.scale) ** draws.symmetric(count)
+        stretch = (1 + settings.anisotropy) ** draws.symmetric(count)
+        flip = torch.where(draws.uniform(count) < settings.flip, -1.0, 1.0)
         # A crop may stand anywhere inside the image; the shift comes on top.
-        reach = self.settings.shift + (1 - window)
-        shift = reach * _symmetric(draws, count, 2)
+        shift = (settings.shift + 1 - window) * draws.symmetric(count, 2)
 
-        cos, sin = zoom * window * torch.cos(angle), zoom * window * torch.sin(angle)
+        across, down = flip * zoom * stretch, zoom / stretch
         rows = [
-            torch.stack([flip * cos, -sin, shift[:, 0]], dim=1),
-            torch.stack([flip * sin, cos, shift[:, 1]], dim=1),
+            torch.stack([across * torch.cos(angle), -down * torch.sin(angle), shift[:, 0]], dim=1),
+            torch.stack([across * torch.sin(angle), down * torch.cos(angle), shift[:, 1]], dim=1),
         ]
         theta = torch.stack(rows, dim=1).to(images.device)  # (N, 2, 3)
         grid = F.affine_grid(theta, [count, 1, crop, crop], align_corners=False)
@@ -126,41 +178,61 @@ class Augmentation:
         masks = F.grid_sample(masks[:, None].float(), grid, mode="nearest", align_corners=False)
         return images, masks[:, 0].long()
 
-    def intensity(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
-        """Change contrast, brightness and gamma of each channel."""
+    def intensity(self, images: torch.Tensor, lost: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """Change gain and offset of each sequence of (N, C, H, W), in standard deviations.
 
-        def per_channel(reach: float) -> torch.Tensor:  # (N, 3, 1, 1) in +- reach
-            drawn = reach * _symmetric(draws, *images.shape[:2])
-            return drawn[..., None, None].to(images.device)
-
-        images = images * (1 + per_channel(self.settings.contrast))
-        images = images + per_channel(self.settings.brightness)
-        if self.settings.gamma:
-            low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
-            span = (high - low).clamp_min(1e-6)  # a constant channel stays constant
-            exponent = torch.exp(per_channel(self.settings.gamma))
-            images = low + span * ((images - low) / span).clamp(0, 1) ** exponent
-        return images
+        Args:
+            images: Normalised slices with their neighbours.
+            lost: (N,) bool, slices whose sequences are all FLAIR and therefore stay equal.
+            draws: Source of all randomness.
+        """
+        drawn = _flair_for(lost, draws.symmetric(len(images), 2, CHANNELS).to(images.device), dim=2)
+        drawn = drawn.repeat(1, 1, images.shape[1] // CHANNELS)[..., None, None]
+        gain = 1 + self.settings.contrast * drawn[:, 0]
+        return images * gain + self.settings.brightness * drawn[:, 1]
 
 
-def _blur(images: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """Blur (N, 3, H, W) with a Gaussian of its own standard deviation (N,), in pixels, each."""
-    offsets = torch.arange(-_BLUR_RADIUS, _BLUR_RADIUS + 1, device=images.device)
-    weights = torch.exp(-0.5 * (offsets / sigma[:, None].clamp_min(1e-3)) ** 2)
-    weights = weights / weights.sum(dim=1, keepdim=True)  # (N, 9)
-    kernels = weights.repeat_interleave(images.shape[1], dim=0)[:, None]  # (3 N, 1, 9)
-    flat = images.flatten(0, 1)[None]  # (1, 3 N, H, W)
-    flat = F.pad(flat, [_BLUR_RADIUS] * 4, mode="replicate")
-    flat = F.conv2d(flat, kernels[..., None, :], groups=len(kernels))
-    flat = F.conv2d(flat, kernels[..., :, None], groups=len(kernels))
-    return flat.view_as(images)
+def _chosen(draws: Draws, count: int, share: float, device: torch.device) -> torch.Tensor:
+    """Draw which slices something happens to, (N,) bool."""
+    return (draws.uniform(count) < share).to(device)
 
 
-def _symmetric(draws: Draws, *shape: int) -> torch.Tensor:
-    """Draw from -1..1."""
-    return 2 * draws.uniform(*shape) - 1
+def _like(chosen: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Give (N,) as many dimensions as values have."""
+    return chosen.view(-1, *[1] * (values.dim() - 1))
 
 
-def _for_half(draws: Draws, count: int) -> torch.Tensor:
-    """Draw 0 for about half of the slices, and from 0..1 for the others."""
-    return _symmetric(draws, count).clamp_min(0)
+def _flair_for(lost: torch.Tensor, values: torch.Tensor, dim: int) -> torch.Tensor:
+    """Put FLAIR in place of all three sequences, which lie along a dimension."""
+    flair = values.narrow(dim, FLAIR, 1).expand_as(values)
+    return torch.where(_like(lost, values), flair, values)
+
+
+def _follow(
+    statistics: torch.Tensor,
+    before: torch.Tensor,
+    after: torch.Tensor,
+    bounds: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return the statistics (4, 3) of a volume that changes as (neighbours, 3, S, S) did."""
+    bounds = statistics[:2] if bounds is None else bounds
+
+    def moments(image: torch.Tensor, limits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        low, high = limits[..., None, None]
+        clipped = torch.clamp(image, low, high)
+        return clipped.mean((0, 2, 3)), clipped.var((0, 2, 3), correction=0)
+
+    (mean_before, var_before), (mean, var) = moments(before, statistics[:2]), moments(after, bounds)
+    changed = (statistics[3] ** 2 + var - var_before).clamp_min(1e-2)
+    return torch.stack([*bounds, statistics[2] + mean - mean_before, changed.sqrt()])
+
+
+def _blurred(image: torch.Tensor, deviation: float) -> torch.Tensor:
+    """Blur (neighbours, 3, H, W) with a Gaussian of a standard deviation in pixels."""
+    radius = math.ceil(_MOST_DEVIATIONS * deviation)
+    offsets = torch.arange(-radius, radius + 1, device=image.device)
+    kernel = torch.exp(-0.5 * (offsets / deviation) ** 2)
+    kernel = kernel / kernel.sum()
+    flat = F.pad(image.flatten(0, 1)[:, None], [radius] * 4, mode="replicate")
+    flat = F.conv2d(F.conv2d(flat, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
+    return flat.view_as(image)

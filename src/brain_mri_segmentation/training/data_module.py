@@ -12,16 +12,19 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from brain_mri_segmentation.cohort.index import SliceReader
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.imaging.intensity import IntensityStatistics, to_tensor
-from brain_mri_segmentation.imaging.naming import by_patient, patient_of
+from brain_mri_segmentation.imaging.naming import by_patient, neighbours, patient_of
 from brain_mri_segmentation.parameters import PreprocessingParameters, TrainingParameters
 from brain_mri_segmentation.runtime.processes import ALONE, Processes
+
+# A slice is read several times an epoch, as itself and as a neighbour; what fits stays in memory.
+_MOST_DECODED_BYTES = 2 * 2**30
 
 
 class Batch(TypedDict):
     """What a model is trained and validated on."""
 
     image: torch.Tensor
-    """(N, 3, S, S) uint8."""
+    """(N, C, S, S) uint8, the slice between its neighbours, three channels each."""
     mask: torch.Tensor
     """(N, S, S) int64, 0 or 1."""
     statistics: torch.Tensor
@@ -56,14 +59,15 @@ class SliceDataset(Dataset[dict[str, object]]):
                 f"{len(unpaired)} slice(s) have an image or a mask but not both, such as "
                 f"{unpaired[0]}. Write the split folders anew: kedro run --pipeline data_processing"
             )
-        groups = by_patient(list(images))
-        self.patients = list(groups)
-        self.names = [name for names in groups.values() for name in names]
+        self._volumes = by_patient(list(images))
+        self.patients = list(self._volumes)
+        self.names = [name for names in self._volumes.values() for name in names]
         self._images, self._masks = images, masks
         self._preprocessing = preprocessing
+        self._decoded: dict[str, np.ndarray] = {}
         self._statistics = {
             patient: self._measure(self._read_image(name) for name in names)
-            for patient, names in groups.items()
+            for patient, names in self._volumes.items()
         }
         self._place = {patient: i for i, patient in enumerate(self.patients)}
         self.holds_tumour = np.array([bool(masks[name]().any()) for name in self.names])
@@ -74,8 +78,9 @@ class SliceDataset(Dataset[dict[str, object]]):
     def __getitem__(self, index: int) -> dict[str, object]:
         name = self.names[index]
         patient, image = patient_of(name), self._read_image(name)
+        context = neighbours(self._volumes[patient], name, self._preprocessing.context)
         return {
-            "image": to_tensor(image),
+            "image": torch.cat([to_tensor(self._read_image(other)) for other in context]),
             "mask": torch.from_numpy((self._masks[name]() > 0).astype(np.int64)),
             "statistics": self._statistics[patient],
             "own_statistics": self._measure([image]),
@@ -88,6 +93,8 @@ class SliceDataset(Dataset[dict[str, object]]):
         return torch.from_numpy(measured.values)
 
     def _read_image(self, name: str) -> np.ndarray:
+        if name in self._decoded:
+            return self._decoded[name]
         image, size = self._images[name](), self._preprocessing.image_size
         if image.shape != (size, size, 3):
             raise InputError(
@@ -95,6 +102,8 @@ class SliceDataset(Dataset[dict[str, object]]):
                 f"preprocessing.image_size={size}. Write the split folders anew with that "
                 "size: kedro run --pipeline data_processing"
             )
+        if (len(self._decoded) + 1) * image.nbytes <= _MOST_DECODED_BYTES:
+            self._decoded[name] = image
         return image
 
 

@@ -8,10 +8,12 @@ from torch.nn import functional as F
 class DiceCrossEntropyLoss(nn.Module):
     """Weighted sum of soft Dice loss and cross-entropy.
 
-    Soft Dice = 1 - (2 sum(p t) + 1) / (sum(p) + sum(t) + 1), with the tumour probability p and
-    the truth t summed over the whole batch (Milletari et al. 2016; the batch form of nnU-Net):
-    a slice without tumour then adds its false positives instead of a ratio without meaning.
-    In training by several processes the batch is that of all of them together.
+    Soft Dice = (2 sum(p t) + 1) / (sum(p) + sum(t) + 1), with the tumour probability p and the
+    truth t (Milletari et al. 2016). Half of its loss is of the sums over the whole batch (the batch
+    form of nnU-Net): a slice without tumour then adds its false positives instead of a ratio
+    without meaning. The other half is the mean over the slices that hold tumour, so that small
+    tumours count as much as large ones. In training by several processes the batch is that of all
+    of them together.
 
     Args:
         dice_weight: Share of soft Dice in 0..1; the rest is cross-entropy.
@@ -22,32 +24,20 @@ class DiceCrossEntropyLoss(nn.Module):
         self.dice_weight = dice_weight
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Return the loss of logits against classes (N, H, W) int64.
-
-        Args:
-            logits: (N, 2, H, W), or (N, K, 2, H, W) of K outputs, of which each weighs half as
-                much as the one before it (deep supervision; Isensee et al. 2021).
-            target: (N, H, W) int64, 0 or 1.
-
-        Returns:
-            A scalar.
-        """
-        if logits.dim() == 4:
-            return self._of_output(logits, target)
-        weights = [0.5**output for output in range(logits.shape[1])]
-        losses = [self._of_output(output, target) for output in logits.unbind(dim=1)]
-        weighted = [weight * loss for weight, loss in zip(weights, losses, strict=True)]
-        return torch.stack(weighted).sum() / sum(weights)
-
-    def _of_output(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return the loss, a scalar, of logits (N, 2, H, W) against classes (N, H, W) int64."""
         logits = logits.float()  # sums over a batch overflow half precision
-        probability, truth = logits.softmax(dim=1)[:, 1], target.float()
-        sums = torch.stack([(probability * truth).sum(), probability.sum() + truth.sum()])
+        probability, truth = logits.softmax(dim=1)[:, 1].flatten(1), target.flatten(1).float()
+        overlap = (probability * truth).sum(1)  # (N,)
+        total = probability.sum(1) + truth.sum(1)
+        of_slices = 1 - (2 * overlap + 1) / (total + 1)
+        tumour = (truth.sum(1) > 0).float()
+        sums = torch.stack([overlap.sum(), total.sum(), (of_slices * tumour).sum(), tumour.sum()])
         if distributed.is_initialized() and torch.is_grad_enabled():
             sums = _over_processes(sums)
-        dice = (2 * sums[0] + 1) / (sums[1] + 1)
+        of_batch = 1 - (2 * sums[0] + 1) / (sums[1] + 1)
+        dice = (of_batch + sums[2] / sums[3].clamp_min(1)) / 2
         cross_entropy = F.cross_entropy(logits, target)
-        return self.dice_weight * (1 - dice) + (1 - self.dice_weight) * cross_entropy
+        return self.dice_weight * dice + (1 - self.dice_weight) * cross_entropy
 
 
 def _over_processes(sums: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,7 @@
 """What one step of training and validation does."""
 
+from typing import Any
+
 import lightning
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ class SegmentationModule(lightning.LightningModule):
     """A network with its loss, its optimiser and its validation scores.
 
     Args:
-        network: Gives logits (N, 2, H, W) for normalised images (N, 3, H, W).
+        network: Gives logits (N, 2, H, W) for normalised images (N, C, H, W).
         settings: How it is trained.
         val_patients: Number of patients in validation.
         learning_rate: Peak of the schedule.
@@ -51,24 +53,26 @@ class SegmentationModule(lightning.LightningModule):
         self._counts = np.zeros((val_patients, 4), dtype=np.int64)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Return logits (N, 2, H, W) of normalised images (N, 3, H, W)."""
+        """Return logits (N, 2, H, W) of normalised images (N, C, H, W)."""
         return self.network(image)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Normalise a batch on the device, and augment it in training."""
-        image, mask, statistics = batch["image"], batch["mask"], batch["statistics"]
-        if not self.trainer.training:
-            return batch | {"image": normalise(image, statistics)}
-        # One stream of random numbers a step: what a step sees depends on its number alone.
-        draws = Draws(self._seed_of_step, self._processes)
-        alone = draws.uniform(len(image), 1, 1)
-        alone = (alone < self._settings.augmentation.slice_normalisation).to(image.device)
-        statistics = torch.where(alone, batch["own_statistics"], statistics)
-        image, statistics = self._augmentation.simulate_artifacts(image, statistics, draws)
-        image = normalise(image, statistics)
+        if self.trainer.training:
+            return self.augment(batch, self._seed_of_step)
+        return batch | {"image": normalise(batch["image"], batch["statistics"])}
+
+    def augment(self, batch: Batch, seed: int) -> Batch:
+        """Change a batch at random and normalise it; what happens depends on the seed alone."""
+        image, mask = self._augmentation(
+            batch["image"],
+            batch["mask"],
+            batch["statistics"],
+            batch["own_statistics"],
+            Draws(seed, self._processes),
+        )
         if self._settings.at_low_resolution(self.current_epoch):
             image, mask = _halve(image, mask)
-        image, mask = self._augmentation(image, mask, draws)
         return batch | {"image": image, "mask": mask}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -118,14 +122,11 @@ class SegmentationModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return AdamW with a one-cycle schedule: a warm-up, then a decay, both along cosines."""
-        optimiser = torch.optim.AdamW(
-            self.network.parameters(),
-            lr=self._learning_rate,
-            weight_decay=self._settings.weight_decay,
-        )
+        groups = self._parameter_groups()
+        optimiser = torch.optim.AdamW(groups, lr=self._learning_rate)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimiser,
-            max_lr=self._learning_rate,
+            max_lr=[group["lr"] for group in groups],
             total_steps=int(self.trainer.estimated_stepping_batches),
             pct_start=self._settings.warmup_fraction,
             cycle_momentum=False,
@@ -135,8 +136,31 @@ class SegmentationModule(lightning.LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """Tell what decays from norms and biases, and what may be pretrained from what is new.
+
+        The first group, whose rate is reported, is of new matrices and convolutions.
+        """
+        pretrained = getattr(self.network, "pretrained_parameters", tuple)
+        encoder = {id(parameter) for parameter in pretrained()}
+        groups: dict[tuple[bool, bool], list[nn.Parameter]] = {
+            (new, decays): [] for new in (True, False) for decays in (True, False)
+        }
+        for parameter in self.network.parameters():
+            groups[id(parameter) not in encoder, parameter.dim() > 1].append(parameter)
+        settings = self._settings
+        return [
+            {
+                "params": parameters,
+                "lr": self._learning_rate * (1 if new else settings.encoder_lr_ratio),
+                "weight_decay": settings.weight_decay if decays else 0.0,
+            }
+            for (new, decays), parameters in groups.items()
+            if parameters
+        ]
+
 
 def _halve(image: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Halve height and width: (N, 3, S, S) by averages, (N, S, S) by majority."""
+    """Halve height and width: (N, C, S, S) by averages, (N, S, S) by majority."""
     share = F.avg_pool2d(mask[:, None].float(), 2)[:, 0]
     return F.avg_pool2d(image, 2), (share >= 0.5).long()

@@ -18,7 +18,8 @@ from torch import nn
 from brain_mri_segmentation.cohort.index import SliceReader
 from brain_mri_segmentation.cohort.split import fingerprint
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.models import Checkpoint, create_model, learning_rate_of, rebuild_model
+from brain_mri_segmentation.imaging.intensity import CHANNELS
+from brain_mri_segmentation.models import Checkpoint, create_model, rebuild_model
 from brain_mri_segmentation.parameters import PreprocessingParameters, TrainingParameters, flatten
 from brain_mri_segmentation.runtime.memory import keep_freed_memory
 from brain_mri_segmentation.runtime.processes import Processes
@@ -75,7 +76,7 @@ class TrainingConfig:
     @property
     def learning_rate(self) -> float:
         """The one that is given, or else the architecture's own."""
-        return self.training.lr or learning_rate_of(self.model_name)
+        return self.training.learning_rate(self.model_name)
 
 
 def fit_model(
@@ -179,7 +180,8 @@ def _make_network(recipe: TrainingConfig, interrupted: dict[str, Any] | None) ->
         best = _network_weights(interrupted["best_weights"])
         return rebuild_model(recipe.model_name, interrupted["model_config"], best)
     if (path := recipe.training.initial_weights) is None:
-        return create_model(recipe.model_name, recipe.model_options)
+        channels = CHANNELS * (2 * recipe.preprocessing.context + 1)
+        return create_model(recipe.model_name, recipe.model_options, channels)
     start = Checkpoint.load(Path(path))
     if start.model_name != recipe.model_name:
         raise InputError(
@@ -196,7 +198,7 @@ def _make_trainer(
 ) -> lightning.Trainer:
     callbacks = [*callbacks, Patience(settings.patience)]
     if settings.ema_decay:
-        callbacks.append(MovingAverage(settings.ema_decay))
+        callbacks.append(MovingAverage(settings.ema_decay, settings.batch_norm_batches))
     interactive = sys.stderr.isatty()  # a log file is better off with a line an epoch
     if interactive:
         callbacks.append(TQDMProgressBar(leave=False))
@@ -219,6 +221,7 @@ def _make_trainer(
         sync_batchnorm=processes.count > 1 and use_gpu(settings.accelerator),
         precision=choose_precision(settings.precision, settings.accelerator),
         max_epochs=settings.epochs,
+        gradient_clip_val=settings.gradient_clip,
         deterministic=deterministic,
         callbacks=callbacks,
         plugins=plugins,
