@@ -21,7 +21,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         for name in ("CONTRIBUTING", "CHANGELOG", "SECURITY")
     }
     pages["reference/configuration.md"] = (
-        "# Configuration\n\nWhat `conf/base` says; `conf/local` has the last word. Types and ranges: "
+        "# Configuration\n\nWhat `conf/base` says; `conf/local` comes after it. Types and ranges: "
         "[parameters](python/brain_mri_segmentation/parameters.md).\n\n"
     ) + "\n".join(
         f"## {path.name}\n\n```yaml\n{path.read_text()}```\n"
