@@ -141,12 +141,21 @@ class MovingAverage(WeightAveraging):
     """
 
     def __init__(self, decay: float, batches: int) -> None:
-        def average(old: torch.Tensor, new: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+        def average(
+            averages: list[torch.Tensor], weights: list[torch.Tensor], steps: torch.Tensor
+        ) -> None:
             kept = min(decay, (1 + int(steps)) / (10 + int(steps)))
-            return kept * old + (1 - kept) * new
+            torch._foreach_lerp_(averages, weights, 1 - kept)
 
-        super().__init__(avg_fn=average, use_buffers=False)
+        super().__init__(use_buffers=False, multi_avg_fn=average)
         self._batches = batches
+
+    def setup(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
+    ) -> None:
+        """Keep the average where the training runs; the module itself comes there later."""
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
 
     def on_validation_epoch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
