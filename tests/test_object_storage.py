@@ -124,7 +124,7 @@ def test_the_model_segments_and_is_served_from_the_bucket(project, storage, monk
 def test_an_exported_folder_is_loaded_from_the_bucket(project, storage, bucket, tmp_path):
     checkpoint = CheckpointDataset("s3://lgg/data/06_models/unet/best.ckpt", None, storage).load()
     exported = ExportedModelDataset(str(tmp_path / "exported"))
-    exported.save(checkpoint.folder_files([20.0] * 3, [30.0] * 3, {}))
+    exported.save(checkpoint.folder_files({}))
     bucket.put(str(tmp_path / "exported"), "lgg/exported", recursive=True)
     loaded = CheckpointDataset("s3://lgg/exported", None, storage).load()
     assert loaded.digest == checkpoint.digest

@@ -11,7 +11,6 @@ from brain_mri_segmentation.datasets import (
     CheckpointDataset,
     ExperimentLoggerDataset,
     ExportedModelDataset,
-    HubClientDataset,
     OptionalTableDataset,
     ReportsDataset,
     WorkspaceDataset,
@@ -45,7 +44,7 @@ def test_a_checkpoint_of_another_architecture_is_refused_naming_both(checkpoint,
 def test_an_exported_model_replaces_the_one_before_as_a_whole(checkpoint, tmp_path):
     dataset = ExportedModelDataset(filepath=str(tmp_path / "a/exported"))
     assert not dataset.exists()
-    files = checkpoint.folder_files([20.0] * 3, [30.0] * 3, {})
+    files = checkpoint.folder_files({})
     dataset.save(files | {"README.md": b"card", "pictures/failures.png": b"picture"})
     assert dataset.exists()
     assert (dataset.load() / "pictures/failures.png").read_bytes() == b"picture"
@@ -58,7 +57,7 @@ def test_an_exported_model_replaces_the_one_before_as_a_whole(checkpoint, tmp_pa
 
 def test_a_failed_export_leaves_the_one_before(checkpoint, tmp_path):
     dataset = ExportedModelDataset(filepath=str(tmp_path / "exported"))
-    files = checkpoint.folder_files([20.0] * 3, [30.0] * 3, {})
+    files = checkpoint.folder_files({})
     dataset.save(files)
     too_long = files | {"README.md": b"another", "x" * 300: b""}  # as the system refuses
     with pytest.raises(DatasetError, match="could not be written.*untouched"):
@@ -72,7 +71,7 @@ def test_an_export_that_cannot_be_put_in_place_leaves_the_one_before(
     checkpoint, tmp_path, monkeypatch
 ):
     dataset = ExportedModelDataset(filepath=str(tmp_path / "exported"))
-    files = checkpoint.folder_files([20.0] * 3, [30.0] * 3, {})
+    files = checkpoint.folder_files({})
     dataset.save(files)
     rename = Path.rename
 
@@ -112,7 +111,6 @@ def test_a_workspace_is_made(tmp_path):
         OptionalTableDataset(filepath=None),
         WorkspaceDataset(path="x"),
         ExperimentLoggerDataset(),
-        HubClientDataset(),
     ],
 )
 def test_what_is_only_read_cannot_be_saved(dataset):
@@ -147,10 +145,3 @@ def test_reports_are_found_by_model_and_none_is_no_error(tmp_path):
     (tmp_path / "unet/metrics.json").write_text('{"dice": 0.5}')
     (tmp_path / "cohort_problems.csv").write_text("")
     assert {name: read() for name, read in dataset.load().items()} == {"unet": {"dice": 0.5}}
-
-
-def test_the_hub_client_holds_the_token_and_shows_it_nowhere():
-    dataset = HubClientDataset(credentials={"token": "hf_secret"})
-    assert dataset.load().token == "hf_secret"
-    assert "hf_secret" not in f"{dataset!r} {dataset} {dataset._describe()} {dataset.load()!r}"
-    assert HubClientDataset(credentials={"token": None}).load().token is None

@@ -106,7 +106,7 @@ def folder(checkpoint, tmp_path):
     """A model as a folder; its files can be damaged one by one."""
     path = tmp_path / "exported"
     path.mkdir()
-    for name, content in checkpoint.folder_files([20.0] * 3, [30.0] * 3, {}).items():
+    for name, content in checkpoint.folder_files({}).items():
         (path / name).write_bytes(content)
     return path
 
@@ -148,7 +148,7 @@ def test_a_damaged_folder_is_refused_with_the_reason(folder, file, content, mess
 
 def test_files_of_two_models_are_told_apart(checkpoint, folder):
     other = {name: value + 1 for name, value in checkpoint.weights.items()}
-    mixed = dataclasses.replace(checkpoint, weights=other).folder_files([0.0] * 3, [1.0] * 3, {})
+    mixed = dataclasses.replace(checkpoint, weights=other).folder_files({})
     (folder / "model.safetensors").write_bytes(mixed["model.safetensors"])
     with pytest.raises(InputError, match="not the one that its run.json describes"):
         Checkpoint.load(folder)

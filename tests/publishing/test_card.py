@@ -187,7 +187,7 @@ np.save(sys.argv[2], np.stack(masks))
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["unet", "segformer"])
 def test_the_code_on_the_card_gives_the_masks_of_this_project(
-    render, name, run_elsewhere, synthetic_slices, tmp_path
+    render, name, run_elsewhere, tmp_path
 ):
     slices = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     np.save(tmp_path / "slices.npy", slices)
@@ -198,7 +198,7 @@ def test_the_code_on_the_card_gives_the_masks_of_this_project(
     checkpoint, card = render(name, rules=rules, onnx=name == "unet")
     folder = tmp_path / "path/of/this/folder"
     folder.mkdir(parents=True)
-    files = export(checkpoint, synthetic_slices(2, 3).images, {}, onnx=name == "unet")
+    files = export(checkpoint, {}, onnx=name == "unet")
     for file, content in files.items():
         (folder / file).write_bytes(content)
     expected = np.stack([r.mask for r in segment_volume(Predictor(checkpoint), list(slices))])

@@ -13,7 +13,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "checkpoint_dataset": ["CheckpointDataset", "is_registered", "load_checkpoint"],
         "experiment_logger_dataset": ["ExperimentLoggerDataset", "NestedLoggersDataset"],
         "exported_model_dataset": ["ExportedModelDataset"],
-        "hub_client_dataset": ["HubClientDataset"],
         "image_folder_dataset": ["ImageFolderDataset"],
         "optional_table_dataset": ["OptionalTableDataset"],
         "raw_slices_dataset": ["RawSlicesDataset"],

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -114,34 +114,16 @@ class Checkpoint:
         """Library that loads an exported folder, as the hub calls it."""
         return MODELS[self.model_name].LIBRARY
 
-    def folder_files(
-        self, image_mean: Sequence[float], image_std: Sequence[float], results: Mapping[str, object]
-    ) -> dict[str, bytes]:
+    def folder_files(self, results: Mapping[str, object]) -> dict[str, bytes]:
         """Lay the model out as a folder that transformers and the Hugging Face hub understand.
 
         Args:
-            image_mean: Mean grey level of each channel, for transformers' image processor, which
-                cannot measure a volume.
-            image_std: Standard deviation of the grey levels of each channel.
-            results: What else ``run.json`` says, such as metrics.
+            results: What ``run.json`` says besides, such as metrics.
 
         Returns:
             The contents of each file by its name.
         """
         config, weights = MODELS[self.model_name].to_hub(self.model_config, self.weights)
-        size = self.preprocessing["image_size"]
-        preprocessor = {
-            "image_processor_type": "SegformerImageProcessor",
-            "do_resize": True,
-            "size": {"height": size, "width": size},
-            "resample": 2,  # bilinear, as preprocessing.resize_image
-            "do_rescale": False,  # mean and deviation are in grey levels of uint8
-            "do_normalize": True,
-            "image_mean": list(image_mean),
-            "image_std": list(image_std),
-            "do_reduce_labels": False,
-            "preprocessing": self.preprocessing,
-        }
         run = {
             "format": FORMAT,
             "model_name": self.model_name,
@@ -152,7 +134,7 @@ class Checkpoint:
         return {
             CONFIG_FILE: _to_json(config),
             WEIGHTS_FILE: safetensors.torch.save(contiguous, metadata={"format": "pt"}),
-            PREPROCESSOR_FILE: _to_json(preprocessor),
+            PREPROCESSOR_FILE: _to_json({"preprocessing": self.preprocessing}),
             RUN_FILE: _to_json(run | dict(results)),
         }
 

@@ -16,14 +16,20 @@ from brain_mri_segmentation.publishing.gate import Approval, Comparison
 
 _TEMPLATE = Path(__file__).parent / "model_card.md.j2"
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-# How to normalise without this project; ``preprocessing`` says it in full.
-_NORMALISE = """\
+# How to use the network without this project: what is done before it and after it.
+_PREPARE = """
+resized = [Image.fromarray(s).resize(({size}, {size}), Image.Resampling.BILINEAR) for s in slices]
+pixels = np.stack([np.asarray(image) for image in resized]).transpose(0, 3, 1, 2)
 low, high = np.percentile(
     pixels, [{lower:g}, {upper:g}], axis=(0, 2, 3), method="inverted_cdf", keepdims=True
 )
 pixels = np.clip(pixels, low, high).astype(np.float64)
 mean, std = (f(pixels, axis=(0, 2, 3), keepdims=True) for f in (np.mean, np.std))
-pixels = ((pixels - mean) / np.where(std > 0, std, 1)).astype(np.float32)"""
+pixels = ((pixels - mean) / np.where(std > 0, std, 1)).astype(np.float32)
+"""
+_DECIDE = """\
+probability = 1 / (1 + np.exp((logits[:, 0] - logits[:, 1]) / {temperature}))
+masks = probability >= {threshold}  # (N, {size}, {size}) bool"""
 
 
 def render_card(
@@ -84,7 +90,12 @@ def render_card(
         repo_id=settings.repo_id if settings.destination == "hub" else None,
         onnx=_onnx_place(source, settings) if settings.onnx else None,
         number=_number,
-        normalise=_NORMALISE.format(lower=rules.lower_percentile, upper=rules.upper_percentile),
+        prepare=_PREPARE.format(
+            size=rules.image_size, lower=rules.lower_percentile, upper=rules.upper_percentile
+        ),
+        decide=_DECIDE.format(
+            temperature=rules.temperature, threshold=rules.threshold, size=rules.image_size
+        ),
     )
     return f"{card}\n"
 

@@ -8,10 +8,7 @@ import numpy as np
 import onnxruntime
 import torch
 
-from brain_mri_segmentation.cohort.index import Slices
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.imaging.intensity import IntensityStatistics
-from brain_mri_segmentation.imaging.naming import by_patient
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import PreprocessingParameters
 
@@ -21,14 +18,12 @@ _SAME_LOGITS = 1e-4
 
 
 def export(
-    checkpoint: Checkpoint, images: Slices, results: Mapping[str, object], onnx: bool = True
+    checkpoint: Checkpoint, results: Mapping[str, object], onnx: bool = True
 ) -> dict[str, bytes]:
     """Turn a checkpoint into the files of a model on the Hugging Face hub.
 
     Args:
         checkpoint: The model.
-        images: Training slices by name ``<patient>_<number>``, from which the mean and deviation
-            for transformers' image processor are measured.
         results: What ``run.json`` says besides, such as metrics.
         onnx: Whether ``model.onnx`` is among the files.
 
@@ -36,36 +31,12 @@ def export(
         The contents of each file by its name.
 
     Raises:
-        InputError: There are no slices, or the ONNX model does not give the checkpoint's logits.
+        InputError: The ONNX model does not give the checkpoint's logits.
     """
-    mean, deviation = typical_intensities(images, _rules(checkpoint))
-    files = checkpoint.folder_files(mean, deviation, results)
+    files = checkpoint.folder_files(results)
     if onnx:
         files[ONNX_FILE] = to_onnx(checkpoint)
     return files
-
-
-def typical_intensities(
-    images: Slices, rules: PreprocessingParameters
-) -> tuple[list[float], list[float]]:
-    """Average mean and standard deviation of each channel over volumes, in grey levels.
-
-    Models see every volume scaled by its own figures (see ``preprocessing``). These are the best
-    that a program can do that knows nothing of volumes.
-
-    Raises:
-        InputError: There are no slices.
-    """
-    if not images:
-        raise InputError("There are no training slices to measure the usual intensities of.")
-    volumes = [
-        IntensityStatistics.of(
-            (images[name]() for name in names), rules.lower_percentile, rules.upper_percentile
-        ).values
-        for names in by_patient(list(images)).values()
-    ]
-    _, _, mean, deviation = np.mean(volumes, axis=0, dtype=float).round(3).tolist()
-    return mean, deviation
 
 
 def to_onnx(checkpoint: Checkpoint) -> bytes:

@@ -108,7 +108,6 @@ def render_model_card(
 
 def export_model(
     checkpoint: Checkpoint,
-    train_images: Slices,
     report: Report,
     comparison: Comparison,
     approval: Approval,
@@ -122,28 +121,33 @@ def export_model(
         "comparison": comparison,
         "approval": {"status": approval.status, "reason": approval.reason},
     }
-    files = publishing.export(checkpoint, train_images, results, parameters.onnx)
+    files = publishing.export(checkpoint, results, parameters.onnx)
     return files | {"README.md": model_card.encode()} | card_pictures
 
 
 def push_to_hub(
-    exported_model: Path, hub_client: HfApi, parameters: PublishingParameters
-) -> dict[str, object]:
+    exported_model: Path, report: Report, parameters: PublishingParameters
+) -> dict[str, str]:
     """Push the folder, if that is its destination."""
     if parameters.destination == "folder" or parameters.repo_id is None:
         logger.info("The model is in %s", exported_model)
         return {"destination": "folder"}
-    return {"destination": "hub"} | publishing.push(
+    message = f"Publish {report['model']} {report['digest']}"
+    # The client takes HF_TOKEN and HF_ENDPOINT from the environment.
+    release = publishing.push(
         exported_model,
-        hub_client,
         parameters.repo_id,
         parameters.private,
         parameters.revision,
+        message,
+        HfApi(),
     )
+    logger.info("%s: %s", message, release["url"])
+    return {"destination": "hub"} | release
 
 
 def register_model(exported_model: Path, approval: Approval, report: Report) -> Release:
     """Register the folder; the champion changes only when the gate is passed."""
-    tags = {"model": report["model"], "gate": approval.status}
+    tags = {"model": report["model"], "digest": report["digest"], "gate": approval.status}
     tags[f"{report['split']}/dice"] = f"{report['dice']:.4f}"
     return Release(exported_model, _ALIASES[approval.status], approval.reason, tags)

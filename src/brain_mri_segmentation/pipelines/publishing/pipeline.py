@@ -32,7 +32,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 compare_models,
                 inputs=_inputs("model", "parameters", "evaluation", "seed")
                 | {"reports": "metrics_of_models", "scores": "patient_scores_of_models"},
-                outputs=["comparison", "comparison_figure"],
+                outputs=["comparison", "comparison_plot"],
                 name="compare_models",
             ),
             Node(
@@ -58,14 +58,14 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             ),
             Node(
                 export_model,
-                inputs=_inputs("checkpoint", "train_images", "report", "comparison")
-                | _inputs("approval", "model_card", "card_pictures", "parameters"),
+                inputs=_inputs("checkpoint", "report", "comparison", "approval")
+                | _inputs("model_card", "card_pictures", "parameters"),
                 outputs="exported_model",
                 name="export_model",
             ),
             Node(
                 push_to_hub,
-                inputs=_inputs("exported_model", "hub_client", "parameters"),
+                inputs=_inputs("exported_model", "report", "parameters"),
                 outputs="hub_release",
                 name="push_to_hub",
             ),
