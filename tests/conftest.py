@@ -29,7 +29,9 @@ def parameter_values() -> dict:
 
 @pytest.fixture(scope="session")
 def parameters(parameter_values) -> ProjectParameters:
-    return check_parameters(parameter_values)
+    """Those of conf/base, but for neighbouring slices, which the small networks here do not see."""
+    preprocessing = parameter_values["preprocessing"] | {"context": 0}
+    return check_parameters(parameter_values | {"preprocessing": preprocessing})
 
 
 @pytest.fixture(scope="session")

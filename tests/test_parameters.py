@@ -17,7 +17,7 @@ def changed(values, path, value):
 
 
 def test_the_projects_own_parameters_are_valid(parameter_values):
-    assert check_parameters(parameter_values).training.epochs == 40
+    assert check_parameters(parameter_values).training.epochs == 18
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_the_projects_own_parameters_are_valid(parameter_values):
         (
             "model",
             "foo",
-            "model: unknown model 'foo'. Allowed: ensemble, segformer, unet, unet_large",
+            "model: unknown model 'foo'. Allowed: ensemble, segformer, unet, unet_efficientnet",
         ),
         ("models.unet.chanels", [1], "unet.chanels: .*Allowed here: channels"),
         ("models.resnet", {}, "unknown model 'resnet'"),

@@ -247,7 +247,7 @@ class Choice(Parameters):
     """Values to choose from."""
 
     name: str
-    """Parameter of training or of the model, such as ``models.unet_large.channels``."""
+    """Parameter of training or of the model, such as ``models.unet.channels``."""
     choices: list[str | int | float | bool | None] = Field(min_length=1)
     """All of them."""
 

@@ -26,7 +26,7 @@ def make_member(parameters, tiny_segformer):
 
 
 def slices() -> tuple[np.ndarray, np.ndarray]:
-    images = np.random.default_rng(0).integers(0, 255, (2, 64, 64, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 255, (2, 1, 64, 64, 3), dtype=np.uint8)
     statistics = np.array([[[0] * 3, [255] * 3, [128] * 3, [64] * 3]], np.float32)
     return images, statistics
 

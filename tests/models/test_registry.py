@@ -7,7 +7,8 @@ from brain_mri_segmentation.models import create_model, rebuild_model
 
 def test_an_unknown_model_is_refused_with_the_known_ones():
     with pytest.raises(
-        ValueError, match="unknown model 'foo'. Allowed: ensemble, segformer, unet, unet_large"
+        ValueError,
+        match="unknown model 'foo'. Allowed: ensemble, segformer, unet",
     ):
         create_model("foo", {})
 

@@ -13,7 +13,7 @@ def make_checkpoint(parameters, tiny_segformer):
     """A function that gives a small checkpoint with random weights."""
     options = {
         "unet": {"channels": [4, 8]},
-        "unet_large": {"channels": 4, "blocks": [1, 1], "deep_supervision": 0},
+        "unet_efficientnet": {"pretrained": False},
         "segformer": {"pretrained": str(tiny_segformer)},
     }
 

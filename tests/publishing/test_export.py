@@ -34,7 +34,7 @@ def logits(network, image):
         return network(image)
 
 
-@pytest.mark.parametrize("name", ["unet", "unet_large", "segformer"])
+@pytest.mark.parametrize("name", ["unet", "unet_efficientnet", "segformer"])
 def test_a_folder_is_loaded_from_its_path_alone_with_the_same_result(write_export, name):
     checkpoint, folder = write_export(name)
     predictor = load_model(folder)
@@ -60,7 +60,7 @@ def test_the_hub_mixin_loads_the_unet(write_export):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["unet", "unet_large", "segformer"])
+@pytest.mark.parametrize("name", ["unet", "unet_efficientnet", "segformer"])
 def test_onnx_gives_the_same_logits_for_any_batch(make_checkpoint, name):
     checkpoint = make_checkpoint(name)
     onnx = to_onnx(checkpoint)

@@ -8,9 +8,7 @@ from brain_mri_segmentation.runtime.processes import Processes
 from brain_mri_segmentation.training.augmentation import Augmentation, Draws
 
 NOTHING = dict.fromkeys(AugmentationParameters.model_fields, 0)
-UNIT = torch.tensor(
-    [[0.0] * 3, [255.0] * 3, [0.0] * 3, [1.0] * 3]
-)  # changes nothing
+UNIT = torch.tensor([[0.0] * 3, [255.0] * 3, [0.0] * 3, [1.0] * 3])  # changes nothing
 
 
 def make(crop_size=None, **settings):

@@ -13,7 +13,7 @@ from brain_mri_segmentation.training.data_module import (
 
 @pytest.fixture
 def preprocessing(parameters):
-    return parameters.preprocessing.model_copy(update={"image_size": 32})
+    return parameters.preprocessing.model_copy(update={"image_size": 32, "context": 1})
 
 
 HOLDS_TUMOUR = np.array([True] * 6 + [False] * 20)
@@ -59,8 +59,11 @@ def test_a_sample_is_image_mask_and_the_statistics_of_its_volume(synthetic_slice
     assert dataset.names == ["P0_1", "P0_2", "P0_3", "P1_1", "P1_2", "P1_3"]
     assert dataset.holds_tumour.tolist() == [True, False, True] * 2
     first, other = dataset[0], dataset[3]
-    assert first["image"].shape == (3, 32, 32)
+    assert first["image"].shape == (9, 32, 32)
     assert first["image"].dtype == torch.uint8
+    pictures = [slices.images[f"P0_{number}"]() for number in (1, 1, 2)]
+    expected = np.concatenate(pictures, axis=2).transpose(2, 0, 1)
+    assert np.array_equal(first["image"], expected)
     assert first["mask"].unique().tolist() == [0, 1]
     assert (first["patient"], other["patient"]) == (0, 1)
     assert torch.equal(first["statistics"], dataset[2]["statistics"])

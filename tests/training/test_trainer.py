@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import LambdaCallback
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.evaluation.metrics import confusion_counts, dice
 from brain_mri_segmentation.inference.predictor import Predictor, load_model, segment_patients
+from brain_mri_segmentation.models import create_model
 from brain_mri_segmentation.parameters import AugmentationParameters
 from brain_mri_segmentation.training import Partition, TrainingConfig, fit_model
 from brain_mri_segmentation.training.callbacks import EpochReport, MovingAverage
@@ -32,7 +33,7 @@ def recipe(parameters, **changes):
         model_options={"channels": [4, 8]},
         preprocessing=parameters.preprocessing.model_copy(
             # Validation takes each slice by itself; so must scores that are compared with it.
-            update={"image_size": 32, "min_component_ratio": 0}
+            update={"image_size": 32, "min_component_ratio": 0, "mirroring": False}
         ),
         training=parameters.training.model_copy(update=training | changes),
         seed=1,
@@ -90,12 +91,13 @@ def test_the_returned_weights_are_those_that_were_validated(parameters, partitio
     assert checkpoint.metadata["scores"]["val/dice"] == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize(("model", "expected"), [("unet", 0.001), ("segformer", 0.00006)])
-def test_without_a_learning_rate_it_is_the_one_that_suits_the_architecture(
+@pytest.mark.parametrize(("model", "expected"), [("unet", 0.002), ("segformer", 0.00006)])
+def test_each_architecture_has_its_learning_rate(
     parameters, partitions, tmp_path, tiny_segformer, model, expected
 ):
     options = {"unet": {"channels": [4, 8]}, "segformer": {"pretrained": str(tiny_segformer)}}
-    plain = recipe(parameters, lr=None, epochs=1, warmup_fraction=0.5)
+    rates = {"unet": 0.002, "segformer": 0.00006}
+    plain = recipe(parameters, lr=rates, epochs=1, warmup_fraction=0.5)
     chosen = dataclasses.replace(plain, model_name=model, model_options=options[model])
     used = []
     spy = LambdaCallback(
@@ -106,6 +108,38 @@ def test_without_a_learning_rate_it_is_the_one_that_suits_the_architecture(
     checkpoint, _ = fit_model(chosen, *partitions, tmp_path / model, callbacks=[spy])
     assert max(used) == pytest.approx(expected, rel=0.1)
     assert checkpoint.metadata["training"]["lr"] == expected
+
+
+def test_an_architecture_without_a_learning_rate_is_refused(parameters, partitions, tmp_path):
+    with pytest.raises(InputError, match="no learning rate for the model 'unet', only for other"):
+        fit_model(recipe(parameters, lr={"other": 0.1}), *partitions, tmp_path)
+
+
+def test_norms_and_biases_do_not_decay_and_a_pretrained_encoder_learns_slowly(parameters):
+    settings = parameters.training.model_copy(update={"encoder_lr_ratio": 0.1, "weight_decay": 0.5})
+    network = create_model("unet_efficientnet", {"pretrained": False}, 9)
+    module = SegmentationModule(network, settings, 1, 0.01, 0.5, 0)
+    groups = {
+        id(parameter): (group["lr"], group["weight_decay"])
+        for group in module._parameter_groups()
+        for parameter in group["params"]
+    }
+    assert groups.keys() == {id(parameter) for parameter in network.parameters()}
+    assert groups[id(network.head.weight)] == (0.01, 0.5)
+    assert groups[id(network.head.bias)] == (0.01, 0)
+    assert groups[id(network.encoder._conv_stem.weight)] == (0.001, 0.5)
+    assert groups[id(network.encoder._bn0.weight)] == (0.001, 0)
+
+
+def test_averaged_weights_have_batch_norm_statistics_of_their_own(parameters, partitions, tmp_path):
+    """At a high learning rate an average of running statistics scores nothing."""
+    hot = recipe(parameters, lr=0.1, epochs=6, warmup_fraction=0.5, ema_decay=0.9)
+    checkpoint, history = fit_model(hot, *partitions, tmp_path)
+    assert history["val/dice"].iloc[-1] > 0.5
+    network = checkpoint.build()
+    measured = checkpoint.weights["encoder.0.1.running_var"].clone()
+    assert (network.encoder[0][1].running_var == measured).all()
+    assert checkpoint.weights["encoder.0.1.num_batches_tracked"] <= 50  # and not all steps
 
 
 def test_a_training_that_diverges_says_so_at_once(parameters, partitions, tmp_path):
@@ -171,7 +205,7 @@ def test_the_first_epochs_may_train_at_half_the_resolution(
 
 
 @pytest.mark.parametrize("share", [0, 1])
-def test_lone_slices_are_normalised_by_themselves(
+def test_slices_may_be_normalised_by_themselves(
     parameters, partitions, tmp_path, monkeypatch, share
 ):
     means = []
@@ -204,11 +238,11 @@ def test_training_goes_on_from_given_weights(parameters, partitions, tmp_path):
 
 
 def test_the_moving_average_warms_up():
-    average = MovingAverage(decay=0.9)._kwargs["avg_fn"]
-    old, new = torch.tensor(1.0), torch.tensor(0.0)
-    assert average(old, new, torch.tensor(0)).item() == pytest.approx(0.1)
-    assert average(old, new, torch.tensor(8)).item() == pytest.approx(0.5)
-    assert average(old, new, torch.tensor(10_000)).item() == pytest.approx(0.9)
+    average = MovingAverage(decay=0.9, batches=1)._kwargs["multi_avg_fn"]
+    for step, expected in ((0, 0.1), (8, 0.5), (10_000, 0.9)):
+        old = [torch.tensor(1.0)]
+        average(old, [torch.tensor(0.0)], torch.tensor(step))
+        assert old[0].item() == pytest.approx(expected)
 
 
 def test_a_pretrained_segformer_goes_from_training_to_masks(
@@ -224,16 +258,6 @@ def test_a_pretrained_segformer_goes_from_training_to_masks(
     shutil.rmtree(tiny_segformer)  # the checkpoint needs nothing beside itself
     masks = dict(segment_patients(load_model(tmp_path / "best.ckpt"), partitions[1].images))
     assert masks.keys() == partitions[1].images.keys()
-
-
-def test_deep_supervision_trains_and_validates(parameters, partitions, tmp_path):
-    settings = dataclasses.replace(
-        recipe(parameters, epochs=2),
-        model_name="unet_large",
-        model_options={"channels": 4, "blocks": [1, 1, 1, 1], "deep_supervision": 2},
-    )
-    _, history = fit_model(settings, *partitions, tmp_path)
-    assert history["train/loss"].iloc[1] < history["train/loss"].iloc[0]
 
 
 def test_slices_of_another_size_than_the_model_stores_are_refused(parameters, partitions, tmp_path):

@@ -92,21 +92,36 @@ def _clipped_moments(counts: np.ndarray, lower: float, upper: float) -> np.ndarr
     return np.array([low, high, mean, deviation or 1.0], dtype=np.float32)
 
 
-def to_tensor(image: np.ndarray) -> torch.Tensor:
-    """Turn a slice (H, W, 3) uint8 into a tensor (3, H, W) uint8."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+def to_tensor(slices: np.ndarray) -> torch.Tensor:
+    """Turn neighbouring slices (..., K, H, W, 3) uint8 into tensors (..., 3 K, H, W) uint8."""
+    channels_first = np.moveaxis(slices, -1, -3)  # (..., K, 3, H, W)
+    return torch.from_numpy(np.ascontiguousarray(channels_first)).flatten(-4, -3)
+
+
+def neighbours(count: int, context: int) -> np.ndarray:
+    """Say which slices of a volume a model sees to segment each of them.
+
+    Args:
+        count: Slices of the volume; a single slice is a volume of one.
+        context: Slices on each side. At the ends of the volume the last one repeats.
+
+    Returns:
+        (count, 1 + 2 context) places in the volume, each slice itself in the middle.
+    """
+    places = np.arange(count)[:, None] + np.arange(-context, context + 1)
+    return places.clip(0, count - 1)
 
 
 def normalise(images: torch.Tensor, statistics: torch.Tensor) -> torch.Tensor:
     """Clip and standardise intensities.
 
     Args:
-        images: (N, C, H, W), uint8 or float in 0..255; C is 3 or, with neighbours, a multiple.
+        images: (N, 3 K, H, W), uint8 or float in 0..255, of K neighbouring slices.
         statistics: (N, 4, 3) or (1, 4, 3), ``IntensityStatistics.values`` of each slice's volume.
 
     Returns:
-        (N, C, H, W) float32, mean 0 and standard deviation 1 over the volume.
+        (N, 3 K, H, W) float32, mean 0 and standard deviation 1 over the volume.
     """
     statistics = statistics.repeat(1, 1, images.shape[1] // CHANNELS)
-    low, high, mean, deviation = statistics[..., None, None].unbind(1)  # (N, C, 1, 1) each
+    low, high, mean, deviation = statistics[..., None, None].unbind(1)  # (N, 3 K, 1, 1)
     return (torch.clamp(images.float(), low, high) - mean) / deviation

@@ -3,11 +3,8 @@
 import itertools
 import re
 from collections.abc import Sequence
-from typing import TypeVar
 
 from brain_mri_segmentation.imaging.readers import MOST_SLICES
-
-T = TypeVar("T")
 
 
 def patient_of(slice_name: str) -> str:
@@ -35,19 +32,6 @@ def by_patient(slice_names: list[str]) -> dict[str, list[str]]:
     for name in sorted(slice_names, key=patient_and_number):
         groups.setdefault(patient_of(name), []).append(name)
     return groups
-
-
-def neighbours(volume: Sequence[T], member: T, context: int) -> list[T]:
-    """Return a slice of a volume between those around it, in order.
-
-    Args:
-        volume: All slices in order, or their names.
-        member: One of them.
-        context: How many on each side; at the ends the last slice takes their place.
-    """
-    place = volume.index(member)
-    places = range(place - context, place + context + 1)
-    return [volume[min(max(p, 0), len(volume) - 1)] for p in places]
 
 
 def group_volumes(paths: Sequence[str]) -> dict[str, list[str]]:

@@ -8,32 +8,32 @@ from scipy import ndimage
 def remove_small_components(
     probabilities: np.ndarray, threshold: float, min_component_ratio: float
 ) -> np.ndarray:
-    """Take away the tumour regions of a volume that are small beside its largest one.
+    """Take away the components of a volume that weigh little beside its heaviest one.
 
-    A glioma is mostly one body, and false alarms are mostly small and lie apart: the idea behind
-    nnU-Net's choice to keep the largest region alone (Isensee et al. 2021), less strict.
+    A glioma is mostly one body, and false alarms mostly lie apart: the idea behind nnU-Net's choice
+    to keep the largest component alone (Isensee et al. 2021). A component weighs the sum of its
+    probabilities, so a large one of which the model is in doubt does not outweigh the tumour.
 
     Args:
         probabilities: (N, S, S) float32 in 0..1, neighbouring slices in order.
-        threshold: Probability from which a pixel belongs to a region. Pixels that touch by a
-            side, an edge or a corner, also across slices, are of one region.
-        min_component_ratio: Regions with fewer pixels than this share of the largest are dropped.
+        threshold: Probability from which a pixel belongs to a component. Pixels that touch by a
+            side, an edge or a corner, also across slices, are of one component.
+        min_component_ratio: Components that weigh less than this share of the heaviest one are
+            removed.
 
     Returns:
-        (N, S, S) float32: 0 in the dropped regions. ``probabilities`` itself when there are none,
-        or when it is of one slice, which does not show what hangs together in the volume.
+        (N, S, S) float32: 0 in the removed components. ``probabilities`` itself when there are
+        none, or when it is of one slice, which does not show what hangs together in the volume.
     """
     if len(probabilities) == 1:
         return probabilities
-    above = probabilities >= threshold
-    regions, count = ndimage.label(above, structure=np.ones((3, 3, 3)))
+    components, count = ndimage.label(probabilities >= threshold, structure=np.ones((3, 3, 3)))
     if count < 2:
         return probabilities
-    pixels = np.bincount(regions.ravel())
-    pixels[0] = 0  # what lies outside of all regions
-    dropped = pixels < min_component_ratio * pixels.max()
-    dropped[0] = False
-    return np.where(dropped[regions], np.float32(0), probabilities)
+    weights = np.bincount(components.ravel(), probabilities.ravel())
+    weights[0] = np.inf  # what lies outside of all components stays
+    removed = weights < min_component_ratio * weights[1:].max()
+    return np.where(removed[components], np.float32(0), probabilities)
 
 
 def resize_probability(probability: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -19,6 +19,7 @@ from brain_mri_segmentation.cohort.index import SliceReader
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.imaging.intensity import (
     IntensityStatistics,
+    neighbours,
     normalise,
     resize_image,
     to_tensor,
@@ -87,14 +88,15 @@ class Predictor:
         """Run one forward pass, and a second one for the mirror images if the model wants it.
 
         Args:
-            slices: (N, S, S, 3) uint8, S the model's image size.
+            slices: (N, K, S, S, 3) uint8, each slice between its ``neighbours``, S the model's
+                image size.
             statistics: (N, 4, 3) or (1, 4, 3) float32, ``IntensityStatistics.values`` of the
                 volume of each slice.
 
         Returns:
             (N, S, S) float32 in 0..1.
         """
-        images = torch.stack([to_tensor(image) for image in slices]).to(self.device)
+        images = to_tensor(slices).to(self.device)  # (N, 3 K, S, S)
         values = torch.from_numpy(statistics).to(self.device)
         normalised = normalise(images, values)
         logits = self.network(normalised)  # (N, 2, S, S)
@@ -154,7 +156,9 @@ def segment_batch(
     """
     resized = _resize(predictor, images)
     statistics = np.stack([_statistics(predictor, [image]) for image in resized])
-    probabilities = _probabilities(predictor, resized, statistics, batch_size)
+    context = predictor.preprocessing.context
+    places = np.repeat(np.arange(len(resized))[:, None], 1 + 2 * context, axis=1)
+    probabilities = _probabilities(predictor, resized, places, statistics, batch_size)
     threshold = predictor.preprocessing.threshold
     expected = [expected_dice(alone[None], alone[None], threshold)[0] for alone in probabilities]
     return _results(predictor, images, probabilities, probabilities, expected)
@@ -181,8 +185,9 @@ def segment_volume(
     """
     resized = _resize(predictor, slices)
     statistics = np.stack([_statistics(predictor, resized)] * len(resized))
-    probabilities = _probabilities(predictor, resized, statistics, batch_size)
     rules = predictor.preprocessing
+    places = neighbours(len(resized), rules.context)
+    probabilities = _probabilities(predictor, resized, places, statistics, batch_size)
     kept = remove_small_components(probabilities, rules.threshold, rules.min_component_ratio)
     expected = expected_dice(probabilities, kept, rules.threshold)
     return _results(predictor, slices, probabilities, kept, expected)
@@ -246,15 +251,17 @@ def _statistics(predictor: Predictor, slices: Sequence[np.ndarray]) -> np.ndarra
 
 
 def _probabilities(
-    predictor: Predictor, resized: list[np.ndarray], statistics: np.ndarray, batch_size: int
+    predictor: Predictor,
+    resized: list[np.ndarray],
+    places: np.ndarray,
+    statistics: np.ndarray,
+    batch_size: int,
 ) -> np.ndarray:
-    """Return (N, S, S) float32 of N slices with statistics (N, 4, 3)."""
-    batches = [slice(start, start + batch_size) for start in range(0, len(resized), batch_size)]
+    """Return (N, S, S) float32 of N slices with their neighbours (N, K), statistics (N, 4, 3)."""
+    slices = np.stack(resized)
+    batches = [slice(start, start + batch_size) for start in range(0, len(slices), batch_size)]
     return np.concatenate(
-        [
-            predictor.tumour_probability(np.stack(resized[batch]), statistics[batch])
-            for batch in batches
-        ]
+        [predictor.tumour_probability(slices[places[b]], statistics[b]) for b in batches]
     )
 
 

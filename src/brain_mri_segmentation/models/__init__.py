@@ -5,7 +5,6 @@ from brain_mri_segmentation.models import (  # noqa: F401 - each registers itsel
     segformer,
     unet,
     unet_efficientnet,
-    unet_large,
 )
 from brain_mri_segmentation.models.checkpoint import RUN_FILE, Checkpoint, write_atomically
 from brain_mri_segmentation.models.ensemble import EnsembleOptions, combine, find_checkpoints

@@ -11,8 +11,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from brain_mri_segmentation.cohort.index import SliceReader
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.imaging.intensity import IntensityStatistics, to_tensor
-from brain_mri_segmentation.imaging.naming import by_patient, neighbours, patient_of
+from brain_mri_segmentation.imaging.intensity import (
+    IntensityStatistics,
+    neighbours,
+    to_tensor,
+)
+from brain_mri_segmentation.imaging.naming import by_patient, patient_of
 from brain_mri_segmentation.parameters import PreprocessingParameters, TrainingParameters
 from brain_mri_segmentation.runtime.processes import ALONE, Processes
 
@@ -78,9 +82,10 @@ class SliceDataset(Dataset[dict[str, object]]):
     def __getitem__(self, index: int) -> dict[str, object]:
         name = self.names[index]
         patient, image = patient_of(name), self._read_image(name)
-        context = neighbours(self._volumes[patient], name, self._preprocessing.context)
+        volume = self._volumes[patient]
+        places = neighbours(len(volume), self._preprocessing.context)[volume.index(name)]
         return {
-            "image": torch.cat([to_tensor(self._read_image(other)) for other in context]),
+            "image": to_tensor(np.stack([self._read_image(volume[place]) for place in places])),
             "mask": torch.from_numpy((self._masks[name]() > 0).astype(np.int64)),
             "statistics": self._statistics[patient],
             "own_statistics": self._measure([image]),
