@@ -21,7 +21,9 @@ FROM base AS sources
 ARG PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CONSTRAINT=/app/constraints.txt
 RUN python3 -m venv /opt/venv
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml requirements.txt README.md LICENSE ./
+# Versions alone: with hashes, pip would want one of PyTorch and of this project, too.
+RUN sed -e '/^ /d' -e 's/ \\$//' requirements.txt > constraints.txt
 # Enough for pip to find the dependencies, so that their layer outlives a change of the code.
 COPY src/brain_mri_segmentation/__init__.py src/brain_mri_segmentation/
 

@@ -5,27 +5,34 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-fast lint format docs benchmark viz serve image runs clean
+.PHONY: help install lock demo test test-fast lint format docs benchmark viz serve image runs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED)  ## make .venv with pinned dependencies
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || \
 		{ echo 'Error: Python 3.11 or 3.12 is needed; name it with make PYTHON=...'; exit 1; }
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement requirements.txt
+	@# PyTorch comes with the project: its builds for a CPU and for CUDA have other hashes and dependencies.
+	$(BIN)/pip install --quiet --no-build-isolation --editable '.[dev]'
 	touch $@
+
+lock: install  ## pin what pyproject.toml needs in requirements.txt; UPGRADE=--upgrade for newer versions of all
+	$(BIN)/uv pip compile pyproject.toml --all-extras --output-file requirements.txt $(UPGRADE) --quiet \
+		--generate-hashes --no-annotate --no-emit-package torch --custom-compile-command 'make lock' \
+		--python-version 3.11 --python-platform linux
 
 demo: install  ## run the whole project on a synthetic cohort, offline
 	$(BIN)/python -m brain_mri_segmentation.cohort.phantom data/demo/01_raw
 	$(BIN)/kedro run --env demo
 	@echo
 	@echo 'Trained and scored on synthetic phantoms; this says nothing about real patients.'
-	@echo 'Scores:   data/demo/08_reporting/unet/metrics.json'
-	@echo 'Figures:  data/demo/08_reporting/unet/*.png'
+	@echo 'Scores:   data/demo/08_reporting/unet_efficientnet/metrics.json'
+	@echo 'Figures:  data/demo/08_reporting/unet_efficientnet/*.png'
 	@echo 'Pipeline: .venv/bin/kedro viz --env demo     Runs: make runs'
 
 test: install  ## run all tests, with a floor for their coverage

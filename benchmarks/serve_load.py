@@ -3,9 +3,9 @@
     .venv/bin/python benchmarks/serve_load.py [--checkpoint data/06_models/unet/best.ckpt]
 
 Starts the service on loopback with the given model, the shipped one by default, then posts phantom
-slices from 1, 8 and 32 clients for a bounded number of requests. The bare figure is ``segment``
-called in this process, slice by slice, before the service starts. Prints latency and throughput of
-each, and the ratio.
+slices from 1, 8 and 32 clients for a bounded number of requests. The bare figure is
+``Predictor.predict``, called in this process, slice by slice, before the service starts. Prints
+latency and throughput of each, and the ratio.
 """
 
 import argparse
@@ -23,20 +23,21 @@ import numpy as np
 from PIL import Image
 
 from brain_mri_segmentation.cohort.phantom import make_volume
-from brain_mri_segmentation.inference.predictor import load_model, segment
+from brain_mri_segmentation.imaging.volume import Volume
+from brain_mri_segmentation.inference.predictor import load_model
 from brain_mri_segmentation.runtime.memory import keep_freed_memory
 
 PROJECT = Path(__file__).resolve().parents[1]
 
 
 def bare(checkpoint: Path, images: list[np.ndarray], seconds: float) -> float:
-    """Return slices a second of ``segment`` alone, with memory kept as in the service."""
+    """Return slices a second of ``Predictor.predict`` alone, with memory kept as in the service."""
     keep_freed_memory()
     model = load_model(checkpoint)
-    segment(model, images[0])
+    model.predict(Volume(images[0][None]))
     started, count = time.perf_counter(), 0
     while time.perf_counter() - started < seconds:
-        segment(model, images[count % len(images)])
+        model.predict(Volume(images[count % len(images)][None]))
         count += 1
     return count / (time.perf_counter() - started)
 

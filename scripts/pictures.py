@@ -162,7 +162,7 @@ def photograph_page(target: Path) -> None:
     service = subprocess.Popen(
         [*command, "brain_mri_segmentation.serving:create_app"],
         cwd=PROJECT,
-        env=os.environ | {"SERVING_MODEL": "data/demo/06_models/unet/best.ckpt"},
+        env=os.environ | {"SERVING_MODEL": "data/demo/06_models/unet_efficientnet/best.ckpt"},
     )
     try:
         _wait_for(f"http://127.0.0.1:{port}/ready")

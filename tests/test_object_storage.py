@@ -18,7 +18,8 @@ from brain_mri_segmentation.datasets import (
     SliceFolderDataset,
     WorkspaceDataset,
 )
-from brain_mri_segmentation.inference.predictor import Predictor, segment_volume
+from brain_mri_segmentation.imaging.volume import Volume
+from brain_mri_segmentation.inference.predictor import Predictor
 from brain_mri_segmentation.serving.model import load_serving_model
 
 pytestmark = pytest.mark.slow
@@ -52,6 +53,7 @@ def project(storage, bucket, tmp_path_factory):
     bucket.pipe_file("lgg/split.csv", _manifest(project))
     conf = {
         "globals": {
+            "model": "unet",
             "data": "s3://lgg/data",
             "local_data": "scratch",
             "raw_path": "s3://lgg/kaggle_3m",
@@ -110,8 +112,9 @@ def test_the_model_segments_and_is_served_from_the_bucket(project, storage, monk
     dataset = CheckpointDataset("s3://lgg/data/06_models/unet/best.ckpt", "unet", storage)
     assert dataset.exists()
     images = SliceFolderDataset("s3://lgg/data/05_model_input/test/images", storage).load()
-    results = segment_volume(Predictor(dataset.load()), [read() for read in images.values()])
-    assert len(list(results)) == len(images)
+    volume = Volume(np.stack([read() for read in images.values()]))
+    found = Predictor(dataset.load()).predict(volume)
+    assert len(found.mask) == len(images)
     monkeypatch.setenv("KEDRO_ENV", "cloud")
     model, place = load_serving_model(project.folder)
     assert place == "s3://lgg/data/06_models/unet/best.ckpt"

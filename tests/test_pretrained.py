@@ -10,7 +10,8 @@ import pytest
 
 from brain_mri_segmentation.datasets import RawSlicesDataset
 from brain_mri_segmentation.evaluation.metrics import confusion_counts, dice
-from brain_mri_segmentation.inference.predictor import load_model, segment, segment_volume
+from brain_mri_segmentation.imaging.volume import Volume
+from brain_mri_segmentation.inference.predictor import load_model
 from brain_mri_segmentation.serving.model import load_serving_model
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -53,16 +54,14 @@ def test_a_fresh_clone_serves_it(monkeypatch, predictor):
 
 def test_the_score_of_a_real_patient_is_the_one_that_was_reported(predictor, patient):
     images, masks = patient
-    counts = [
-        confusion_counts(result.mask, mask)
-        for result, mask in zip(segment_volume(predictor, images), masks, strict=True)
-    ]
+    found = predictor.predict(Volume(np.stack(images))).mask
+    counts = confusion_counts(found, np.stack(masks))
     assert dice(np.sum(counts, axis=0)) == pytest.approx(0.879, abs=0.005)
 
 
 def test_a_slice_normalisation_is_segmented_as_well_as_one_of_a_volume(predictor, patient):
     images, masks = patient
     largest = int(np.argmax([np.count_nonzero(mask) for mask in masks]))
-    alone = segment(predictor, images[largest])
-    assert dice(confusion_counts(alone.mask, masks[largest])) > 0.85
-    assert alone.review is None
+    alone = predictor.predict(Volume(images[largest][None]))
+    assert dice(confusion_counts(alone.mask[0], masks[largest])) > 0.85
+    assert alone.review == (None,)

@@ -25,7 +25,8 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from brain_mri_segmentation.cohort.phantom import write_cohort
 from brain_mri_segmentation.errors import find_input_error
-from brain_mri_segmentation.inference.predictor import load_model, segment_volume
+from brain_mri_segmentation.imaging.volume import Volume
+from brain_mri_segmentation.inference.predictor import load_model
 from brain_mri_segmentation.models import Checkpoint
 
 pytestmark = pytest.mark.slow
@@ -51,6 +52,7 @@ class Project:
         shutil.rmtree(folder / "conf/local")
         (folder / "conf/local").mkdir()
         (folder / "conf/local/parameters.yml").write_text(yaml.safe_dump(SMALL))
+        (folder / "conf/local/globals.yml").write_text("model: unet\n")
         write_cohort(folder / "data/01_raw", patients=5, slices=6, size=64, seed=1)
 
     def run(
@@ -212,10 +214,10 @@ def test_any_folder_is_segmented_and_a_broken_file_is_listed_at_the_end(project,
 
     output = project.data("07_model_output/inference")
     slices = [tifffile.imread(volume / f"PHANTOM_CS_0000_{n}.tif") for n in range(1, 7)]
-    expected = segment_volume(load_model(model), slices)
-    for n, result in enumerate(expected, start=1):
+    expected = load_model(model).predict(Volume(np.stack(slices))).mask
+    for n, mask in enumerate(expected, start=1):
         path = f"PHANTOM_CS_0000/PHANTOM_CS_0000_{n}.png"
-        assert np.array_equal(np.asarray(Image.open(output / "masks" / path)), result.mask)
+        assert np.array_equal(np.asarray(Image.open(output / "masks" / path)), mask)
         assert Image.open(output / "overlays" / path).mode == "RGB"
 
 

@@ -6,7 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from brain_mri_segmentation.cohort.index import SPLITS, index_slices, refuse_problems, usable_slices
+from brain_mri_segmentation.cohort.index import (
+    SPLITS,
+    index_slices,
+    patient_volumes,
+    refuse_problems,
+    usable_slices,
+)
 from brain_mri_segmentation.cohort.split import (
     assign_folds,
     check_leakage,
@@ -282,3 +288,10 @@ def test_an_assignment_to_another_number_of_folds_is_refused():
 def test_more_folds_than_patients_are_refused():
     with pytest.raises(InputError, match=r"3 patient\(s\) cannot be dealt out to 5 folds"):
         assign_folds(patients_of({"CS": 3}), 5, seed=0)
+
+
+def test_patients_are_read_each_as_its_own_volume(synthetic_slices):
+    images = synthetic_slices(patients=2, slices=3).images
+    first, second = patient_volumes(images)
+    assert (first.name, first.names) == ("P0", ("P0_1", "P0_2", "P0_3"))
+    assert np.array_equal(second.slices[1], images["P1_2"]())

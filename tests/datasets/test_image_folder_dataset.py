@@ -25,7 +25,7 @@ def folder(tmp_path):
 def test_slices_are_found_in_any_folder_and_read_when_asked_for(folder):
     found = ImageFolderDataset(str(folder)).load()
     assert list(found) == ["patient/patient_1", "single"]
-    assert all(np.array_equal(read_slice(read()), RGB) for read in found.values())
+    assert all(np.array_equal(read_slice(read()).slices[0], RGB) for read in found.values())
 
 
 def test_a_file_that_cannot_be_opened_is_an_error_of_its_own(folder):
@@ -33,20 +33,20 @@ def test_a_file_that_cannot_be_opened_is_an_error_of_its_own(folder):
     (folder / "patient/patient_1.tif").unlink()
     with pytest.raises(InputError, match="cannot be opened"):
         found["patient/patient_1"]()
-    assert np.array_equal(read_slice(found["single"]()), RGB)
+    assert np.array_equal(read_slice(found["single"]()).slices[0], RGB)
 
 
 def test_a_single_picture_stands_for_itself(folder):
     found = ImageFolderDataset(str(folder / "patient/patient_1.tif")).load()
     assert list(found) == ["patient_1"]
-    assert np.array_equal(read_slice(found["patient_1"]()), RGB)
+    assert np.array_equal(read_slice(found["patient_1"]()).slices[0], RGB)
 
 
 def test_files_that_differ_by_their_ending_alone_are_both_read(folder):
     Image.fromarray(255 - RGB).save(folder / "single.tif")
     found = ImageFolderDataset(str(folder)).load()
     assert list(found) == ["patient/patient_1", "single", "single.tif"]
-    assert np.array_equal(read_slice(found["single.tif"]()), 255 - RGB)
+    assert np.array_equal(read_slice(found["single.tif"]()).slices[0], 255 - RGB)
 
 
 @pytest.mark.parametrize(

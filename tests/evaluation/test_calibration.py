@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 import torch
 
+from brain_mri_segmentation.cohort.index import patient_volumes
 from brain_mri_segmentation.evaluation import calibration
 from brain_mri_segmentation.evaluation.calibration import (
     count_near_tumour,
@@ -13,7 +14,7 @@ from brain_mri_segmentation.evaluation.calibration import (
     reliability,
 )
 from brain_mri_segmentation.evaluation.metrics import confusion_counts, dice
-from brain_mri_segmentation.inference.predictor import Predictor, segment_patients
+from brain_mri_segmentation.inference.predictor import Predictor
 from brain_mri_segmentation.models import Checkpoint, create_model
 
 LOGITS = calibration._LOGITS
@@ -175,7 +176,9 @@ def test_another_threshold_is_one_of_calibrated_probabilities(checkpoint, synthe
 def assert_is_the_dice_of(model, data):
     """The Dice that is stored with a model is the one that its masks have."""
     found = {"P0": np.zeros(4), "P1": np.zeros(4)}
-    for name, result in segment_patients(Predictor(model), data.images):
-        found[name[:2]] += confusion_counts(result.mask, data.masks[name]())
+    for volume in patient_volumes(data.images):
+        masks = np.stack([data.masks[name]() for name in volume.names])
+        counts = confusion_counts(Predictor(model).predict(volume).mask, masks)
+        found[volume.name] += counts.sum(axis=0)
     expected = np.mean([dice(counts) for counts in found.values()])
     assert model.metadata["val_dice"] == pytest.approx(expected)

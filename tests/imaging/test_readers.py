@@ -1,4 +1,5 @@
 import io
+import zipfile
 import zlib
 
 import numpy as np
@@ -8,12 +9,12 @@ from PIL import Image
 
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.imaging.readers import (
-    MOST_SLICES,
     NotAnImage,
+    read_files,
     read_slice,
-    read_slices,
     read_volume,
 )
+from brain_mri_segmentation.imaging.volume import MOST_SLICES
 
 RGB = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 GREY = RGB[..., 0]
@@ -36,35 +37,35 @@ def tiff(pixels, **options):
     "content", [encode(RGB), encode(RGB, "TIFF"), tiff(RGB, photometric="rgb")]
 )
 def test_rgb_of_8_bits_is_taken_as_it_is(content):
-    assert np.array_equal(read_slice(content), RGB)
+    assert np.array_equal(read_slice(content).slices[0], RGB)
 
 
 def test_grey_is_repeated_in_all_channels():
     for content in (encode(GREY), tiff(GREY)):
-        assert np.array_equal(read_slice(content), np.repeat(GREY[..., None], 3, axis=2))
+        assert np.array_equal(read_slice(content).slices[0], np.repeat(GREY[..., None], 3, axis=2))
 
 
 def test_a_palette_becomes_its_colours():
     picture = Image.fromarray(RGB).quantize(16)
-    assert np.array_equal(read_slice(encode(picture)), np.asarray(picture.convert("RGB")))
+    assert np.array_equal(read_slice(encode(picture)).slices[0], np.asarray(picture.convert("RGB")))
 
 
 def test_opaque_alpha_is_dropped():
     opaque = np.dstack([RGB, np.full(RGB.shape[:2], 255, np.uint8)])
-    assert np.array_equal(read_slice(encode(opaque)), RGB)
+    assert np.array_equal(read_slice(encode(opaque)).slices[0], RGB)
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32])
 def test_more_bits_are_scaled_linearly(dtype):
     ramp = np.arange(40 * 50).reshape(40, 50).astype(dtype)
-    pixels = read_slice(tiff(ramp))[..., 0]
+    pixels = read_slice(tiff(ramp)).slices[0, ..., 0]
     top = np.percentile(ramp, 99.9)
     expected = np.clip(np.rint(ramp.astype(float) / top * 255), 0, 255)
     assert np.array_equal(pixels, expected)
 
 
 def test_a_black_picture_of_16_bits_stays_black():
-    assert read_slice(tiff(np.zeros((40, 50), np.uint16))).max() == 0
+    assert read_slice(tiff(np.zeros((40, 50), np.uint16))).slices.max() == 0
 
 
 def nan_picture():
@@ -141,7 +142,7 @@ def test_what_cannot_be_a_slice_is_refused_with_the_reason(content, kind, reason
 
 def test_pages_of_a_stack_are_read_in_order():
     stack = np.stack([GREY, 255 - GREY, GREY // 2])
-    pages = read_volume([tiff(stack, photometric="minisblack"), encode(RGB)])
+    pages = read_volume([tiff(stack, photometric="minisblack"), encode(RGB)]).slices
     assert all(np.array_equal(p[..., 0], s) for p, s in zip(pages[:3], stack, strict=True))
     assert np.array_equal(pages[3], RGB)
 
@@ -152,10 +153,11 @@ def test_slices_of_a_volume_share_the_scale_of_16_bits():
     top = np.percentile(bright, 99.9)
     expected = np.clip(np.rint(dim / top * 255), 0, 255)
     for contents in ([tiff(bright), tiff(dim)], [tiff(np.stack([bright, dim]))]):
-        assert np.array_equal(read_volume(contents)[1][..., 0], expected)
-    files = {"bright": lambda: tiff(bright), "dim": lambda: tiff(dim), "text": lambda: b"text"}
-    slices, problems = read_slices(files)
-    assert np.array_equal(slices["dim"][..., 0], expected)
+        assert np.array_equal(read_volume(contents).slices[1, ..., 0], expected)
+    files = {"bright": tiff(bright), "dim": tiff(dim), "text": b"text"}
+    (volume,), problems = read_files(files, "scan")
+    assert (volume.name, volume.names) == ("scan", ("bright", "dim"))
+    assert np.array_equal(volume.slices[1, ..., 0], expected)
     assert list(problems) == ["text"]
     assert problems["text"].startswith("The file is no TIFF")
 
@@ -176,7 +178,7 @@ def test_the_faulty_file_of_a_volume_is_named_by_its_number():
 
 def test_bigtiff_is_taken():
     content = tiff(RGB, photometric="rgb", bigtiff=True)
-    assert np.array_equal(read_slice(content), RGB)
+    assert np.array_equal(read_slice(content).slices[0], RGB)
 
 
 def test_a_file_whose_pages_form_a_loop_ends():
@@ -185,4 +187,67 @@ def test_a_file_whose_pages_form_a_loop_ends():
     entries = int.from_bytes(content[first : first + 2], "little")
     place = first + 2 + 12 * entries
     content[place : place + 4] = content[4:8]  # the next page is this one
-    assert np.array_equal(read_slice(bytes(content))[..., 0], GREY)
+    assert np.array_equal(read_slice(bytes(content)).slices[0, ..., 0], GREY)
+
+
+def zipped(**members):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name.replace("__", "/") + ".png", content)
+    return buffer.getvalue()
+
+
+PICTURES = {
+    "p__p_10": encode(GREY // 2),
+    "p__p_9": encode(GREY),
+    "p__p_9_mask": b"not read",
+    "p__.p_1": b"not read",
+}
+IN_ORDER = np.stack([np.repeat(grey[..., None], 3, axis=2) for grey in (GREY, GREY // 2)])
+
+
+def test_pictures_of_a_zip_or_a_folder_are_a_volume_in_the_order_of_their_numbers(tmp_path):
+    (tmp_path / "patient/p").mkdir(parents=True)
+    for name, content in PICTURES.items():
+        (tmp_path / "patient" / f"{name.replace('__', '/')}.png").write_bytes(content)
+    (tmp_path / "patient/notes.txt").write_text("not read")
+    (tmp_path / "patient.zip").write_bytes(zipped(**PICTURES))
+    for source in ("patient", "patient.zip"):
+        volume = read_volume(tmp_path / source)
+        assert np.array_equal(volume.slices, IN_ORDER)
+        assert (volume.name, volume.names) == ("patient", ("p/p_9", "p/p_10"))
+        assert volume.in_one_file == source.endswith("zip")
+    with pytest.raises(InputError, match="no file or folder .*nowhere"):
+        read_volume(tmp_path / "nowhere")
+
+
+def test_a_folder_of_several_patients_is_no_volume(tmp_path):
+    for name in ("a_1", "b_1"):
+        (tmp_path / f"{name}.png").write_bytes(encode(GREY))
+    with pytest.raises(InputError, match="folder holds files of 2 volumes.*Make a folder for each"):
+        read_volume(tmp_path)
+
+
+def test_slices_of_a_volume_have_one_size():
+    small, large = encode(GREY), encode(np.zeros((64, 80), np.uint8))
+    reason = "80 x 64 pixels, and the first slice of its volume 50 x 40"
+    with pytest.raises(InputError, match=f"File 2 of 2: .*{reason}"):
+        read_volume([small, large])
+    (volume,), problems = read_files({"s_1": small, "s_2": large, "s_3": small}, "s")
+    assert volume.names == ("s_1", "s_3")
+    assert reason in problems["s_2"]
+
+
+def test_stacks_and_zips_between_slices_are_volumes_of_their_own():
+    stack = tiff(np.stack([GREY, 255 - GREY, GREY // 2]), photometric="minisblack")
+    files = {"s_1": encode(RGB), "s_2": stack, "s_3": zipped(**PICTURES), "s_4": encode(RGB)}
+    volumes, problems = read_files(files, "s")
+    assert not problems
+    assert [(volume.name, volume.names, volume.in_one_file) for volume in volumes] == [
+        ("s", ("s_1", "s_4"), False),
+        ("s_2", ("s_2_1", "s_2_2", "s_2_3"), True),
+        ("s_3", ("p/p_9", "p/p_10"), True),
+    ]
+    assert np.array_equal(volumes[1].slices[2, ..., 0], GREY // 2)
+    assert np.array_equal(volumes[2].slices, IN_ORDER)

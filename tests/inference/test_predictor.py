@@ -8,15 +8,8 @@ import tifffile
 import torch
 
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.inference.predictor import (
-    Predictor,
-    check_unseen,
-    load_model,
-    segment,
-    segment_batch,
-    segment_patients,
-    segment_volume,
-)
+from brain_mri_segmentation.imaging.volume import Volume
+from brain_mri_segmentation.inference.predictor import Predictor, check_unseen, load_model
 from brain_mri_segmentation.inference.review import expected_dice, reason_to_review
 from brain_mri_segmentation.models import Checkpoint, create_model
 
@@ -30,9 +23,9 @@ def checkpoint(parameters):
     return Checkpoint("unet", model.config, preprocessing, model.state_dict(), metadata)
 
 
-def volume(*sizes):
+def random_volume(slices, height=32, width=32):
     random = np.random.default_rng(0)
-    return [random.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+    return Volume(random.integers(0, 256, (slices, height, width, 3), dtype=np.uint8))
 
 
 def test_a_model_is_loaded_from_its_path_alone(checkpoint, tmp_path):
@@ -41,30 +34,44 @@ def test_a_model_is_loaded_from_its_path_alone(checkpoint, tmp_path):
     assert predictor.preprocessing.image_size == 32
 
 
-def test_masks_have_the_size_of_their_slices(checkpoint):
-    slices = volume((32, 32), (64, 48), (33, 100))
-    results = segment_volume(Predictor(checkpoint), slices)
-    for result, size in zip(results, [(32, 32), (64, 48), (33, 100)], strict=True):
-        assert result.mask.shape == result.probability.shape == size
-        assert result.mask.dtype == np.uint8
-        assert np.array_equal(result.mask, np.where(result.probability >= 0.5, 255, 0))
-        assert result.tumour_pixels == np.count_nonzero(result.mask)
-        assert result.tumour_fraction == pytest.approx(result.tumour_pixels / result.mask.size)
+@pytest.mark.parametrize("size", [(32, 32), (64, 48), (33, 100)])
+def test_masks_have_the_size_of_their_slices(checkpoint, size):
+    checkpoint.preprocessing["min_component_ratio"] = 0
+    found = Predictor(checkpoint).predict(random_volume(2, *size))
+    assert found.mask.shape == found.probability.shape == (2, *size)
+    assert found.mask.dtype == np.uint8
+    assert np.array_equal(found.mask, np.where(found.probability >= 0.5, 255, 0))
+
+
+def test_metrics_are_those_of_the_masks_by_slice_and_in_sum(checkpoint):
+    found = Predictor(checkpoint).predict(random_volume(3, 40, 50))
+    pixels = [int(np.count_nonzero(mask)) for mask in found.mask]
+    assert found.tumour_pixels.tolist() == pixels
+    assert found.tumour_fraction == pytest.approx(sum(pixels) / 6000)
+    slices, total = found.of_slices(), found.in_sum()
+    assert [one["tumour_pixels"] for one in slices] == pixels
+    assert [one["tumour_fraction"] for one in slices] == pytest.approx([n / 2000 for n in pixels])
+    chosen = np.where(found.mask[1] > 0, found.probability[1], 1 - found.probability[1])
+    assert slices[1]["confidence"] == pytest.approx(chosen.mean())
+    assert [one["review"] for one in slices] == list(found.review)
+    assert total["tumour_pixels"] == sum(pixels)
+    assert total["slices_with_tumour"] == np.count_nonzero(pixels)
+    assert total["slices_to_review"] == sum(one["review"] is not None for one in slices) > 0
 
 
 def test_the_batch_size_does_not_change_the_masks(checkpoint):
-    slices = volume(*[(32, 32)] * 5)
-    together, alone = (segment_volume(Predictor(checkpoint), slices, n) for n in (16, 1))
-    assert all(np.array_equal(a.mask, b.mask) for a, b in zip(together, alone, strict=True))
+    volume = random_volume(5)
+    together, alone = (Predictor(checkpoint).predict(volume, n) for n in (16, 1))
+    assert np.array_equal(together.mask, alone.mask)
 
 
-def test_slices_of_a_batch_have_nothing_to_do_with_each_other(checkpoint):
-    predictor, images = Predictor(checkpoint), volume((32, 32), (32, 32))
-    images[1] //= 3  # as of another scanner
-    together = segment_batch(predictor, images)
-    for image, result in zip(images, together, strict=True):
-        expected = segment(predictor, image)
-        np.testing.assert_allclose(result.probability, expected.probability, atol=1e-5)
+def test_slices_of_several_volumes_can_share_a_forward_pass(checkpoint):
+    predictor, slices = Predictor(checkpoint), random_volume(2).slices
+    volumes = [Volume(slices[:1]), Volume(slices[1:] // 3)]  # as of another scanner
+    inputs = torch.cat([next(predictor.inputs(volume)) for volume in volumes])
+    for volume, own in zip(volumes, predictor.probabilities(inputs), strict=True):
+        found, expected = predictor.finish(volume, own[None]), predictor.predict(volume)
+        np.testing.assert_allclose(found.probability, expected.probability, atol=1e-5)
 
 
 def test_a_model_that_prepares_slices_in_an_unknown_way_is_refused(checkpoint):
@@ -74,14 +81,15 @@ def test_a_model_that_prepares_slices_in_an_unknown_way_is_refused(checkpoint):
 
 
 def test_the_mirror_image_is_segmented_too(checkpoint):
-    (image,) = volume((32, 32))
+    volume = random_volume(1)
     checkpoint.preprocessing["mirroring"] = False
     plain, mirrored = (
-        segment(Predictor(checkpoint), given).probability for given in (image, image[:, ::-1])
+        Predictor(checkpoint).predict(given).probability
+        for given in (volume, Volume(volume.slices[:, :, ::-1]))
     )
     checkpoint.preprocessing["mirroring"] = True
-    found = segment(Predictor(checkpoint), image).probability
-    logits = [np.log(p / (1 - p)) for p in (plain, mirrored[:, ::-1], found)]
+    found = Predictor(checkpoint).predict(volume).probability
+    logits = [np.log(p / (1 - p)) for p in (plain, mirrored[..., ::-1], found)]
     np.testing.assert_allclose(logits[2], (logits[0] + logits[1]) / 2, atol=1e-4)
     assert not np.allclose(logits[0], logits[1], atol=1e-2)
 
@@ -90,17 +98,15 @@ def test_a_forward_pass_is_bounded(checkpoint):
     checkpoint.preprocessing["mirroring"] = False
     predictor, sizes = Predictor(checkpoint), []
     predictor.network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
-    segment_batch(predictor, volume(*[(32, 32)] * 5), batch_size=2)
+    predictor.predict(random_volume(5), batch_size=2)
     assert sizes == [2, 2, 1]
 
 
 def test_a_slice_normalisation_is_normalised_by_itself(checkpoint):
-    predictor, (first, second) = Predictor(checkpoint), volume((32, 32), (32, 32))
-    dark = second // 8
-    alone = segment(predictor, first)
-    in_volume = segment_volume(predictor, [first, dark])[0]
-    assert not np.allclose(alone.probability, in_volume.probability, atol=1e-3)
-    assert np.allclose(alone.probability, segment_volume(predictor, [first])[0].probability)
+    predictor, (first, second) = Predictor(checkpoint), random_volume(2).slices
+    alone = predictor.predict(Volume(first[None])).probability[0]
+    in_volume = predictor.predict(Volume(np.stack([first, second // 8]))).probability[0]
+    assert not np.allclose(alone, in_volume, atol=1e-3)
 
 
 class Brightness(torch.nn.Module):
@@ -117,17 +123,17 @@ def test_a_volume_loses_small_regions_from_its_masks_and_not_from_its_map(checkp
     slices = np.zeros((2, 32, 32, 3), np.uint8)
     slices[:, 4:14, 4:14] = 200
     slices[1, 24:30, 24:30] = 200  # 36 pixels of 200
-    first, second = segment_volume(predictor, list(slices))
-    assert second.probability[26, 26] > 0.9
-    assert second.tumour_pixels == first.tumour_pixels == 100
-    assert segment(predictor, slices[1]).tumour_pixels == 136
+    found = predictor.predict(Volume(slices))
+    assert found.probability[1, 26, 26] > 0.9
+    assert found.tumour_pixels.tolist() == [100, 100]
+    assert predictor.predict(Volume(slices[1:])).tumour_pixels.tolist() == [136]
 
 
 def test_the_temperature_divides_the_logits(checkpoint):
-    image = volume((32, 32))[0]
-    plain = segment(Predictor(checkpoint), image).probability
+    volume = random_volume(1)
+    plain = Predictor(checkpoint).predict(volume).probability
     checkpoint.preprocessing["temperature"] = 2.5
-    cooled = segment(Predictor(checkpoint), image).probability
+    cooled = Predictor(checkpoint).predict(volume).probability
     logit = np.log(plain / (1 - plain))
     np.testing.assert_allclose(cooled, 1 / (1 + np.exp(-logit / 2.5)), rtol=1e-3)
 
@@ -141,7 +147,7 @@ def test_the_temperature_divides_the_logits(checkpoint):
     ],
 )
 def test_what_is_no_brain_slice_is_to_be_reviewed(checkpoint, image, reason):
-    assert reason in segment(Predictor(checkpoint), image).review
+    assert reason in Predictor(checkpoint).predict(Volume(image[None])).review[0]
 
 
 def test_the_expected_dice_weighs_what_hangs_together_with_the_mask():
@@ -187,29 +193,22 @@ def test_a_slice_knows_what_its_volume_tells_about_it(checkpoint):
 
     predictor = Predictor(checkpoint)
     predictor.network = Bright()
-    first, second = np.zeros((2, 32, 32, 3), np.uint8)
-    first[8:16, 8:16] = 200  # tumour
-    second[8:16, 8:16] = 60  # may be tumour, and touches it
-    first, second = segment_volume(predictor, [first, second])
+    slices = np.zeros((2, 32, 32, 3), np.uint8)
+    slices[0, 8:16, 8:16] = 200  # tumour
+    slices[1, 8:16, 8:16] = 60  # may be tumour, and touches it
+    found = predictor.predict(Volume(slices))
     possible = 1 / (1 + np.exp(1))
-    assert first.expected_dice == pytest.approx(2 * 0.9526 / (1 + 0.9526), abs=1e-3)
-    assert (second.tumour_pixels, second.expected_dice) == (0, 0)
-    assert second.probability[10, 10] == pytest.approx(possible)
-
-
-@pytest.mark.parametrize(
-    "image", [np.zeros((32, 32), np.uint8), np.zeros((32, 32, 3)), np.zeros((32, 32, 4), np.uint8)]
-)
-def test_an_array_that_is_no_slice_is_refused(checkpoint, image):
-    with pytest.raises(ValueError, match=r"expected \(height, width, 3\) uint8"):
-        segment(Predictor(checkpoint), image)
+    assert found.expected_dice == pytest.approx([2 * 0.9526 / (1 + 0.9526), 0], abs=1e-3)
+    assert found.tumour_pixels[1] == 0
+    assert found.probability[1, 10, 10] == pytest.approx(possible)
 
 
 def test_threads_do_not_disturb_each_other(checkpoint):
-    predictor, images = Predictor(checkpoint), volume(*[(32, 32)] * 8)
-    expected = [segment(predictor, image).probability for image in images]
+    predictor = Predictor(checkpoint)
+    volumes = [Volume(image[None]) for image in random_volume(8).slices]
+    expected = [predictor.predict(volume).probability for volume in volumes]
     with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(lambda image: segment(predictor, image), images * 5))
+        results = list(pool.map(predictor.predict, volumes * 5))
     for n, result in enumerate(results):
         assert np.array_equal(result.probability, expected[n % 8])
 
@@ -219,24 +218,12 @@ def test_the_example_of_the_documentation_runs(checkpoint, tmp_path, monkeypatch
     text = (Path(__file__).parents[2] / page).read_text()
     example = text.split("```python\n")[1].split("```")[0]
     checkpoint.save(tmp_path / re.search(r'load_model\("(.*)"\)', example)[1])
-    tifffile.imwrite(tmp_path / "slice.tif", volume((40, 50))[0], photometric="rgb")
+    slices = random_volume(1, 40, 50).slices
+    tifffile.imwrite(tmp_path / "slice.tif", slices[0], photometric="rgb")
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(example, names)
-    assert names["result"].mask.shape == (40, 50)
-
-
-def test_an_empty_volume_is_refused(checkpoint):
-    with pytest.raises(ValueError, match="at least one slice"):
-        segment_volume(Predictor(checkpoint), [])
-
-
-def test_patients_are_segmented_each_as_its_own_volume(checkpoint, synthetic_slices):
-    slices = synthetic_slices(patients=2, slices=3)
-    found = dict(segment_patients(Predictor(checkpoint), slices.images))
-    assert list(found) == ["P0_1", "P0_2", "P0_3", "P1_1", "P1_2", "P1_3"]
-    own = segment_volume(Predictor(checkpoint), [slices.images[f"P1_{n}"]() for n in (1, 2, 3)])
-    assert np.array_equal(found["P1_2"].probability, own[1].probability)
+    assert names["prediction"].mask.shape == (1, 40, 50)
 
 
 def test_a_model_is_not_scored_on_patients_that_it_has_seen(checkpoint):

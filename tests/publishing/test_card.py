@@ -12,7 +12,8 @@ from brain_mri_segmentation.evaluation.metrics import (
     score_slices,
     summarise,
 )
-from brain_mri_segmentation.inference.predictor import Predictor, segment_volume
+from brain_mri_segmentation.imaging.volume import Volume
+from brain_mri_segmentation.inference.predictor import Predictor
 from brain_mri_segmentation.publishing import Approval, Scores, compare, export, render_card
 
 FINGERPRINT = {
@@ -193,7 +194,7 @@ def test_the_code_on_the_card_gives_the_masks_of_this_project(
     np.save(tmp_path / "slices.npy", slices)
     rules = {"temperature": 2.0, "min_component_ratio": 0, "mirroring": False, "image_size": 64}
     checkpoint, _ = render(name, rules=rules)
-    probabilities = [r.probability for r in segment_volume(Predictor(checkpoint), list(slices))]
+    probabilities = Predictor(checkpoint).predict(Volume(slices)).probability
     rules["threshold"] = float(np.median(probabilities))  # which finds half of the picture
     checkpoint, card = render(name, rules=rules, onnx=name == "unet")
     folder = tmp_path / "path/of/this/folder"
@@ -201,10 +202,10 @@ def test_the_code_on_the_card_gives_the_masks_of_this_project(
     files = export(checkpoint, {}, onnx=name == "unet")
     for file, content in files.items():
         (folder / file).write_bytes(content)
-    expected = np.stack([r.mask for r in segment_volume(Predictor(checkpoint), list(slices))])
+    expected = Predictor(checkpoint).predict(Volume(slices)).mask
     assert 0.4 < (expected > 0).mean() < 0.6
     with_package, *without = code_blocks(card)
-    namespace = {"slices": list(slices)}
+    namespace = {"slices": slices}
     exec(with_package.replace("path/of", f"{tmp_path}/path/of"), namespace)
     assert np.array_equal(np.stack(namespace["masks"]), expected)
     assert len(without) == 1

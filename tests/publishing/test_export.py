@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from brain_mri_segmentation.datasets import ExportedModelDataset
-from brain_mri_segmentation.inference.predictor import Predictor, load_model, segment_volume
+from brain_mri_segmentation.imaging.volume import Volume
+from brain_mri_segmentation.inference.predictor import Predictor, load_model
 from brain_mri_segmentation.models.unet import UNet
 from brain_mri_segmentation.parameters import PreprocessingParameters
 from brain_mri_segmentation.publishing import export
@@ -43,13 +44,9 @@ def test_a_folder_is_loaded_from_its_path_alone_with_the_same_result(write_expor
     assert predictor.preprocessing == PreprocessingParameters(**checkpoint.preprocessing)
     assert predictor.checkpoint.metadata == checkpoint.metadata
     assert predictor.checkpoint.digest == checkpoint.digest
-    slices = list(np.random.default_rng(0).integers(0, 256, (3, 70, 60, 3), dtype=np.uint8))
-    for ours, theirs in zip(
-        segment_volume(predictor, slices),
-        segment_volume(Predictor(checkpoint), slices),
-        strict=True,
-    ):
-        assert np.array_equal(ours.probability, theirs.probability)
+    slices = np.random.default_rng(0).integers(0, 256, (3, 70, 60, 3), dtype=np.uint8)
+    ours, theirs = (one.predict(Volume(slices)) for one in (predictor, Predictor(checkpoint)))
+    assert np.array_equal(ours.probability, theirs.probability)
 
 
 def test_the_hub_mixin_loads_the_unet(write_export):

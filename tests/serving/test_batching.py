@@ -4,6 +4,7 @@ import threading
 import numpy as np
 import pytest
 
+from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.serving.batching import Batcher, QueueFull
 
 
@@ -16,16 +17,16 @@ class Model:
         self.go.set()
         self.fail = False
 
-    def __call__(self, images):
+    def __call__(self, volumes):
         self.go.wait(5)
-        self.batches.append(len(images))
+        self.batches.append(sum(map(len, volumes)))
         if self.fail:
             raise RuntimeError("the model failed")
-        return [int(image[0]) for image in images]
+        return [int(volume.slices[0, 0, 0, 0]) for volume in volumes]
 
 
-def picture(value):
-    return np.array([value])
+def picture(value, slices=1):
+    return Volume(np.full((slices, 1, 1, 3), value, np.uint8))
 
 
 async def started(model, max_batch=4, max_waiting=8, max_waiting_bytes=2**20):
@@ -38,7 +39,7 @@ async def started(model, max_batch=4, max_waiting=8, max_waiting_bytes=2**20):
 def test_everybody_gets_the_result_of_their_own_slice():
     async def run():
         batcher = await started(Model(), max_waiting=50)
-        results = await asyncio.gather(*(batcher.segment(picture(i)) for i in range(40)))
+        results = await asyncio.gather(*(batcher.predict(picture(i)) for i in range(40)))
         await batcher.stop()
         return results
 
@@ -50,9 +51,9 @@ def test_requests_that_wait_become_one_batch():
         model = Model()
         model.go.clear()
         batcher = await started(model)
-        first = asyncio.create_task(batcher.segment(picture(0)))
+        first = asyncio.create_task(batcher.predict(picture(0)))
         await asyncio.sleep(0.05)  # it is in the model now, and the next ones wait
-        others = [asyncio.create_task(batcher.segment(picture(i))) for i in range(1, 7)]
+        others = [asyncio.create_task(batcher.predict(picture(i))) for i in range(1, 7)]
         await asyncio.sleep(0.05)
         model.go.set()
         await asyncio.gather(first, *others)
@@ -64,28 +65,22 @@ def test_requests_that_wait_become_one_batch():
 
 def test_a_volume_is_a_job_of_its_own():
     async def run():
-        model, volumes = Model(), []
+        model = Model()
         model.go.clear()
         batcher = await started(model)
 
-        def volume(images):
-            volumes.append(len(images))
-            return [9] * len(images)
-
-        tasks = [asyncio.create_task(batcher.segment(picture(0)))]
+        tasks = [asyncio.create_task(batcher.predict(picture(0)))]
         await asyncio.sleep(0.05)
-        tasks.append(asyncio.create_task(batcher.segment(picture(1))))
-        tasks.append(asyncio.create_task(batcher.run([picture(5)] * 6, volume)))
-        tasks.append(asyncio.create_task(batcher.segment(picture(2))))
+        tasks.append(asyncio.create_task(batcher.predict(picture(1))))
+        tasks.append(asyncio.create_task(batcher.predict(picture(5, slices=6))))
+        tasks.append(asyncio.create_task(batcher.predict(picture(2))))
         await asyncio.sleep(0.05)
         model.go.set()
         results = await asyncio.gather(*tasks)
         await batcher.stop()
-        return results, model.batches, volumes
+        return results, model.batches
 
-    results, batches, volumes = asyncio.run(run())
-    assert results == [0, 1, [9] * 6, 2]
-    assert (batches, volumes) == ([1, 1, 1], [6])
+    assert asyncio.run(run()) == ([0, 1, 5, 2], [1, 1, 6, 1])
 
 
 def test_a_full_queue_refuses_and_recovers():
@@ -93,16 +88,16 @@ def test_a_full_queue_refuses_and_recovers():
         model = Model()
         model.go.clear()
         batcher = await started(model, max_waiting=2)
-        tasks = [asyncio.create_task(batcher.segment(picture(0)))]
+        tasks = [asyncio.create_task(batcher.predict(picture(0)))]
         await asyncio.sleep(0.05)
-        tasks += [asyncio.create_task(batcher.segment(picture(i))) for i in (1, 2)]
+        tasks += [asyncio.create_task(batcher.predict(picture(i))) for i in (1, 2)]
         await asyncio.sleep(0)
         with pytest.raises(QueueFull) as caught:
-            await batcher.segment(picture(3))
+            await batcher.predict(picture(3))
         assert caught.value.retry_after >= 1
         model.go.set()
         assert await asyncio.gather(*tasks) == [0, 1, 2]
-        assert await batcher.segment(picture(4)) == 4
+        assert await batcher.predict(picture(4)) == 4
         await batcher.stop()
 
     asyncio.run(run())
@@ -112,18 +107,18 @@ def test_clients_that_go_leave_their_places_to_others():
     async def run():
         model = Model()
         model.go.clear()
-        batcher = await started(model, max_waiting=2, max_waiting_bytes=3 * picture(0).nbytes)
-        first = asyncio.create_task(batcher.segment(picture(0)))
+        batcher = await started(model, max_waiting=2, max_waiting_bytes=9)
+        first = asyncio.create_task(batcher.predict(picture(0)))
         await asyncio.sleep(0.05)
-        gone = [asyncio.create_task(batcher.segment(picture(i))) for i in (1, 2)]
+        gone = [asyncio.create_task(batcher.predict(picture(i))) for i in (1, 2)]
         await asyncio.sleep(0)
         for task in gone:
             task.cancel()
         await asyncio.gather(*gone, return_exceptions=True)
-        others = [asyncio.create_task(batcher.segment(picture(i))) for i in (3, 4)]
+        others = [asyncio.create_task(batcher.predict(picture(i))) for i in (3, 4)]
         await asyncio.sleep(0)
         with pytest.raises(QueueFull):
-            await batcher.segment(picture(5))
+            await batcher.predict(picture(5))
         model.go.set()
         assert await asyncio.gather(first, *others) == [0, 3, 4]
         await batcher.stop()
@@ -138,9 +133,9 @@ def test_a_failing_model_fails_its_batch_alone():
         batcher = await started(model)
         model.fail = True
         with pytest.raises(RuntimeError, match="the model failed"):
-            await batcher.segment(picture(1))
+            await batcher.predict(picture(1))
         model.fail = False
-        assert await batcher.segment(picture(2)) == 2
+        assert await batcher.predict(picture(2)) == 2
         await batcher.stop()
 
     asyncio.run(run())
@@ -149,7 +144,7 @@ def test_a_failing_model_fails_its_batch_alone():
 def test_stopping_finishes_what_waits():
     async def run():
         batcher = await started(Model())
-        tasks = [asyncio.create_task(batcher.segment(picture(i))) for i in range(5)]
+        tasks = [asyncio.create_task(batcher.predict(picture(i))) for i in range(5)]
         await asyncio.sleep(0)
         await batcher.stop()
         return await asyncio.gather(*tasks)
@@ -161,17 +156,16 @@ def test_volumes_that_would_not_fit_into_memory_together_are_refused():
     async def run():
         model = Model()
         model.go.clear()
-        batcher = await started(model, max_waiting_bytes=3000)
-        volume = [np.zeros(1000, np.uint8)] * 2
-        first = asyncio.create_task(batcher.run(volume, model))
+        batcher = await started(model, max_waiting_bytes=3 * 3)
+        first = asyncio.create_task(batcher.predict(picture(1, slices=2)))
         await asyncio.sleep(0.05)
-        with pytest.raises(QueueFull):  # 2000 bytes are in the model
-            await batcher.run(volume, model)
-        small = asyncio.create_task(batcher.run(volume[:1], model))
+        with pytest.raises(QueueFull):  # 6 bytes are in the model
+            await batcher.predict(picture(2, slices=2))
+        small = asyncio.create_task(batcher.predict(picture(3)))
         await asyncio.sleep(0)
         model.go.set()
-        assert await asyncio.gather(first, small) == [[0, 0], [0]]
-        assert await batcher.run(volume * 2, model) == [0] * 4  # more than the limit, but alone
+        assert await asyncio.gather(first, small) == [1, 3]
+        assert await batcher.predict(picture(4, slices=4)) == 4  # more than the limit, but alone
         await batcher.stop()
 
     asyncio.run(run())

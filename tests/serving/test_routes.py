@@ -14,10 +14,10 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from brain_mri_segmentation.imaging.overlay import overlay
-from brain_mri_segmentation.inference.predictor import segment, segment_batch, segment_volume
-from brain_mri_segmentation.serving import pictures
+from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.serving.app import Service, create_app
 from brain_mri_segmentation.serving.batching import Batcher
+from brain_mri_segmentation.serving.schemas import run_lengths
 
 
 def encode(pixels, kind="PNG"):
@@ -43,10 +43,10 @@ def test_a_slice_gives_a_png_mask_of_its_own_size(client, predictor, image):
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "image/png"
     mask = decode(answer.content)
-    expected = segment(predictor, image)
+    expected = predictor.predict(Volume(image[None]))
     assert mask.shape == (64, 80)
-    assert np.array_equal(mask, expected.mask)
-    assert 0 < expected.tumour_pixels < mask.size  # else the comparison would say little
+    assert np.array_equal(mask, expected.mask[0])
+    assert 0 < expected.tumour_pixels[0] < mask.size  # else the comparison would say little
     assert answer.headers["x-model-name"] == "unet"
     assert answer.headers["x-model-version"] == "0123456789ab"
     assert float(answer.headers["x-tumour-fraction"]) == pytest.approx(
@@ -62,22 +62,22 @@ def test_name_and_content_type_do_not_matter(client, image, kind):
 
 def test_json_holds_figures_and_the_mask_as_runs(client, predictor, image):
     body = post(client, encode(image), headers=JSON).json()
-    expected = segment(predictor, image)
+    expected = predictor.predict(Volume(image[None]))
     runs = body["mask"]["runs"]
     rebuilt = np.repeat(np.arange(len(runs)) % 2 * 255, runs).reshape(64, 80)
-    assert np.array_equal(rebuilt, expected.mask)
-    assert body["tumour_pixels"] == expected.tumour_pixels
-    assert body["review"] == expected.review
+    assert np.array_equal(rebuilt, expected.mask[0])
+    assert body["tumour_pixels"] == expected.tumour_pixels[0]
+    assert body["review"] == expected.review[0]
     assert body["val_dice"] == 0.25
     assert "picture" not in body
 
 
 def test_overlay_probability_and_image(client, predictor, image):
-    content, expected = encode(image), segment(predictor, image)
+    content, expected = encode(image), predictor.predict(Volume(image[None]))
     picture = decode(post(client, content, params={"output": "overlay"}).content)
-    assert np.array_equal(picture, overlay(image, expected.mask))
+    assert np.array_equal(picture, overlay(image, expected.mask[0]))
     probability = decode(post(client, content, params={"output": "probability"}).content)
-    assert np.abs(probability / 255 - expected.probability).max() < 0.003
+    assert np.abs(probability / 255 - expected.probability[0]).max() < 0.003
     flair = decode(post(client, content, params={"output": "image"}).content)
     assert np.array_equal(flair, image[..., 1])
     both = post(client, content, params={"output": "image"}, headers=JSON).json()
@@ -115,15 +115,15 @@ def test_a_volume_gives_a_page_of_mask_for_each_slice(client, predictor, image, 
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == "image/tiff"
     pages = tifffile.imread(io.BytesIO(answer.content))
-    expected = segment_volume(predictor, list(stack))
-    assert np.array_equal(pages, np.stack([result.mask for result in expected]))
+    assert np.array_equal(pages, predictor.predict(Volume(stack)).mask)
 
 
 def test_a_volume_gives_other_pictures_too(client, predictor, image):
-    stack, expected = stack_of(image), segment_volume(predictor, list(stack_of(image)))
+    stack = stack_of(image)
+    expected = predictor.predict(Volume(stack)).mask
     asked = {"files": uploads(stack), "params": {"output": "overlay"}}
     answer = client.post("/segment/volume", **asked)
-    pages = [overlay(*of) for of in zip(stack, (r.mask for r in expected), strict=True)]
+    pages = [overlay(*of) for of in zip(stack, expected, strict=True)]
     assert np.array_equal(tifffile.imread(io.BytesIO(answer.content)), np.stack(pages))
     body = client.post("/segment/volume", headers=JSON, **asked).json()
     for described, page in zip(body["slices"], pages, strict=True):
@@ -257,10 +257,10 @@ def test_without_a_model_the_service_says_what_to_run(settings, image):
 def test_a_failing_model_is_a_500_that_says_nothing_of_the_inside(settings, predictor, image):
     service = Service(settings, predictor)
 
-    def broken(images):
+    def broken(volumes):
         raise RuntimeError("/secret/path")
 
-    service.batcher._segment_batch = broken
+    service.batcher._predict = broken
     with TestClient(create_app(service)) as client:
         answer = post(client, encode(image), headers={"X-Request-ID": "q1"})
     assert answer.status_code == 500
@@ -299,18 +299,18 @@ def test_the_page_loads_nothing_from_elsewhere(client):
 
 def test_run_lengths_of_masks_worked_out_by_hand():
     mask = np.array([[0, 0, 255], [255, 0, 0]], np.uint8)
-    assert pictures.run_lengths(mask) == [2, 2, 2]
-    assert pictures.run_lengths(255 - mask) == [0, 2, 2, 2]
-    assert pictures.run_lengths(mask * 0) == [6]
+    assert run_lengths(mask) == [2, 2, 2]
+    assert run_lengths(255 - mask) == [0, 2, 2, 2]
+    assert run_lengths(mask * 0) == [6]
 
 
 def test_nothing_is_computed_for_a_client_that_has_gone(settings, predictor, image):
     service, batches, go = Service(settings, predictor), [], threading.Event()
 
-    def model(images):
+    def model(volumes):
         go.wait(5)
-        batches.append(len(images))
-        return segment_batch(predictor, images)
+        batches.append(len(volumes))
+        return [predictor.predict(volume) for volume in volumes]
 
     service.batcher = Batcher(model, 8, 8, 2**20)
     app = create_app(service)
@@ -334,7 +334,7 @@ def test_nothing_is_computed_for_a_client_that_has_gone(settings, predictor, ima
 
     async def run():
         async with app.router.lifespan_context(app):
-            first = asyncio.create_task(service.batcher.segment(image))
+            first = asyncio.create_task(service.batcher.predict(Volume(image[None])))
             await asyncio.sleep(0.05)  # it is in the model now
             await asyncio.wait_for(app(scope, receive, send), 5)
             assert not first.done()

@@ -7,9 +7,10 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import LambdaCallback
 
+from brain_mri_segmentation.cohort.index import patient_volumes
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.evaluation.metrics import confusion_counts, dice
-from brain_mri_segmentation.inference.predictor import Predictor, load_model, segment_patients
+from brain_mri_segmentation.inference.predictor import Predictor, load_model
 from brain_mri_segmentation.models import create_model
 from brain_mri_segmentation.parameters import AugmentationParameters
 from brain_mri_segmentation.training import Partition, TrainingConfig, fit_model
@@ -83,11 +84,12 @@ def test_the_time_left_rests_on_epochs_of_the_same_kind(parameters, seconds, lef
 def test_the_returned_weights_are_those_that_were_validated(parameters, partitions, tmp_path):
     checkpoint, _ = fit_model(recipe(parameters), *partitions, tmp_path)
     # Patient by patient with the code that serves users, not with the training loop.
-    results = dict(segment_patients(Predictor(checkpoint), partitions[1].images))
-    counts = {"P0": np.zeros(4), "P1": np.zeros(4)}
-    for name, result in results.items():
-        counts[name.split("_")[0]] += confusion_counts(result.mask, partitions[1].masks[name]())
-    expected = np.mean([dice(total) for total in counts.values()])
+    scores = []
+    for volume in patient_volumes(partitions[1].images):
+        masks = np.stack([partitions[1].masks[name]() for name in volume.names])
+        counts = confusion_counts(Predictor(checkpoint).predict(volume).mask, masks)
+        scores.append(dice(counts.sum(axis=0)))
+    expected = np.mean(scores)
     assert checkpoint.metadata["scores"]["val/dice"] == pytest.approx(expected, abs=1e-6)
 
 
@@ -256,8 +258,8 @@ def test_a_pretrained_segformer_goes_from_training_to_masks(
     checkpoint, _ = fit_model(settings, *partitions, tmp_path)
     checkpoint.save(tmp_path / "best.ckpt")
     shutil.rmtree(tiny_segformer)  # the checkpoint needs nothing beside itself
-    masks = dict(segment_patients(load_model(tmp_path / "best.ckpt"), partitions[1].images))
-    assert masks.keys() == partitions[1].images.keys()
+    volume = next(patient_volumes(partitions[1].images))
+    assert len(load_model(tmp_path / "best.ckpt").predict(volume).mask) == len(volume)
 
 
 def test_slices_of_another_size_than_the_model_stores_are_refused(parameters, partitions, tmp_path):

@@ -2,15 +2,16 @@
 
 import hashlib
 import logging
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.imaging.naming import by_patient, parse_slice_name
 from brain_mri_segmentation.imaging.readers import SMALLEST_SIDE
+from brain_mri_segmentation.imaging.volume import Volume
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,6 @@ COHORT_COLUMNS = [
     "digest",
     "problem",
 ]
-_SLICE_NAME = re.compile(r"(?P<patient>.+)_(?P<number>\d+)(?P<mask>_mask)?")
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,12 @@ def index_slices(files: SliceFiles) -> pd.DataFrame:
     rows += [_check_pair(pair, readers) for pair in pairs]
     table = pd.DataFrame(rows, columns=COHORT_COLUMNS)
     return table.sort_values(["patient", "slice"], ignore_index=True)
+
+
+def patient_volumes(images: Slices) -> Iterator[Volume]:
+    """Read slices named ``<patient>_<number>`` patient by patient, one in memory at a time."""
+    for patient, names in by_patient(images).items():
+        yield Volume(np.stack([images[name]() for name in names]), patient, tuple(names))
 
 
 def usable_slices(cohort: pd.DataFrame) -> pd.DataFrame:
@@ -103,19 +109,19 @@ def _pair_files(files: SliceFiles) -> tuple[list[_Pair], list[dict[str, object]]
     for path in files:
         folder, _, name = path.rpartition("/")
         patient = folder.rpartition("/")[2]
-        match = _SLICE_NAME.fullmatch(name)
+        parts = parse_slice_name(name)
         stem = path.removesuffix("_mask")
         problem = ""
         if not name:
             problem = "the folder holds no slice"
-        elif not match:
+        elif not parts:
             problem = "the name is not <patient>_<number> or <patient>_<number>_mask"
-        elif match["patient"] != patient:
-            problem = f"a file of patient {match['patient']} stands in another's folder"
+        elif parts.volume != patient:
+            problem = f"a file of patient {parts.volume} stands in another's folder"
         elif homes.setdefault(patient, folder) != folder:
             problem = f"the patient also stands in {homes[patient]}"
-        elif stems.setdefault((patient, int(match["number"])), stem) != stem:
-            problem = f"another file has the same number: {stems[patient, int(match['number'])]}"
+        elif stems.setdefault((patient, parts.number), stem) != stem:
+            problem = f"another file has the same number: {stems[patient, parts.number]}"
         if problem:
             problems.append(_row(patient, -1, problem=f"{path}: {problem}"))
         else:

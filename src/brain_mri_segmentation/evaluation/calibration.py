@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage, optimize
 
-from brain_mri_segmentation.cohort.index import SliceReader
+from brain_mri_segmentation.cohort.index import SliceReader, patient_volumes
 from brain_mri_segmentation.evaluation.metrics import (
     COUNTS,
     Report,
@@ -22,12 +22,11 @@ from brain_mri_segmentation.evaluation.metrics import (
     dice,
     summarise,
 )
-from brain_mri_segmentation.imaging.naming import by_patient
 from brain_mri_segmentation.inference.postprocessing import (
     probability_to_mask,
     remove_small_components,
 )
-from brain_mri_segmentation.inference.predictor import Predictor, segment_patients, segment_volume
+from brain_mri_segmentation.inference.predictor import Predictor
 from brain_mri_segmentation.models import Checkpoint
 
 NEIGHBOURHOOD = 10
@@ -132,15 +131,19 @@ def count_near_tumour(
         (2, 961) int64: by truth (0 or 1) and by ``_LOGITS``.
     """
     near = np.zeros((2, len(_LOGITS)), dtype=np.int64)
-    for name, result in segment_patients(predictor, images, batch_size):
-        truth = masks[name]() > 0
-        tumour = truth | (result.mask > 0)
-        if tumour.any():
-            place = np.searchsorted(_EDGES, _logit(result.probability))  # (H, W)
-            around = ndimage.distance_transform_edt(~tumour) <= NEIGHBOURHOOD
-            for value in (0, 1):
-                chosen = place[around & (truth == value)]
-                near[value] += np.bincount(chosen, minlength=len(_LOGITS))
+    for volume in patient_volumes(images):
+        prediction = predictor.predict(volume, batch_size)
+        for name, mask, probability in zip(
+            volume.names, prediction.mask, prediction.probability, strict=True
+        ):
+            truth = masks[name]() > 0
+            tumour = truth | (mask > 0)
+            if tumour.any():
+                place = np.searchsorted(_EDGES, _logit(probability))  # (H, W)
+                around = ndimage.distance_transform_edt(~tumour) <= NEIGHBOURHOOD
+                for value in (0, 1):
+                    chosen = place[around & (truth == value)]
+                    near[value] += np.bincount(chosen, minlength=len(_LOGITS))
     return near
 
 
@@ -152,14 +155,13 @@ def measure(
 ) -> Measurement:
     """Score each slice, and other thresholds and smallest regions; one patient in memory."""
     expected, found, choices = [], [], []
-    for patient, names in by_patient(list(images)).items():
-        results = segment_volume(predictor, [images[name]() for name in names], batch_size)
-        truths = np.stack([masks[name]() > 0 for name in names])
-        counts = [confusion_counts(r.mask, truth) for r, truth in zip(results, truths, strict=True)]
-        expected += [result.expected_dice for result in results]
-        found += [float(dice(outcome)) for outcome in counts]
-        volume = np.stack([result.probability for result in results])
-        choices.append(_try_choices(predictor, volume, truths).assign(patient=patient))
+    for volume in patient_volumes(images):
+        prediction = predictor.predict(volume, batch_size)
+        truths = np.stack([masks[name]() > 0 for name in volume.names])
+        expected += prediction.expected_dice.tolist()
+        found += dice(confusion_counts(prediction.mask, truths)).tolist()
+        tried = _try_choices(predictor, prediction.probability, truths)
+        choices.append(tried.assign(patient=volume.name))
     return Measurement(np.array(expected), np.array(found), pd.concat(choices))
 
 

@@ -2,14 +2,14 @@
 
 import logging
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from brain_mri_segmentation.cohort.index import SliceReader
+from brain_mri_segmentation.cohort.index import SliceReader, patient_volumes
 from brain_mri_segmentation.evaluation.metrics import (
     COUNTS,
     confusion_counts,
@@ -18,12 +18,8 @@ from brain_mri_segmentation.evaluation.metrics import (
 )
 from brain_mri_segmentation.imaging.intensity import FLAIR, resize_image, resize_mask
 from brain_mri_segmentation.imaging.naming import patient_of
-from brain_mri_segmentation.inference.predictor import (
-    Predictor,
-    Segmentation,
-    segment,
-    segment_patients,
-)
+from brain_mri_segmentation.imaging.volume import Volume
+from brain_mri_segmentation.inference.predictor import Predictor
 
 logger = logging.getLogger(__name__)
 
@@ -139,14 +135,14 @@ def _score(
     batch_size: int,
     alone: bool,
 ) -> pd.DataFrame:
-    results: Iterator[tuple[str, Segmentation]]
+    volumes: Iterable[Volume] = patient_volumes(images)
     if alone:
-        results = ((name, segment(predictor, read())) for name, read in images.items())
-    else:
-        results = segment_patients(predictor, images, batch_size)
+        volumes = (Volume(read()[None], name) for name, read in images.items())
     rows = []
-    for name, result in results:
-        truth = masks[name]()
-        mask = resize_mask(result.mask, *truth.shape)
-        rows.append([patient_of(name), *confusion_counts(mask, truth)])
+    for volume in volumes:
+        found = predictor.predict(volume, batch_size).mask
+        for name, mask in zip(volume.names, found, strict=True):
+            truth = masks[name]()
+            counts = confusion_counts(resize_mask(mask, *truth.shape), truth)
+            rows.append([patient_of(name), *counts])
     return score_slices(pd.DataFrame(rows, columns=["patient", *COUNTS]))

@@ -1,10 +1,43 @@
-"""The one place where file names are parsed: patients, slice numbers, volumes, sites."""
+"""The one place where file names are parsed: patients, slice numbers, volumes, sites, masks."""
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import PurePosixPath
+from typing import NamedTuple
 
-from brain_mri_segmentation.imaging.readers import MOST_SLICES
+from brain_mri_segmentation.imaging.volume import MOST_SLICES
+
+ENDINGS = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".zip")
+"""Of files that may hold slices, when a folder is searched; what they are, their bytes tell."""
+
+_SLICE = re.compile(r"(.+)_(\d+)(_mask)?", re.DOTALL)
+_NUMBERED = re.compile(r"(.*[^0-9])[0-9]+\.[a-z]+", re.IGNORECASE | re.ASCII | re.DOTALL)
+
+
+class SliceName(NamedTuple):
+    """The parts of ``<volume>_<number>`` or ``<volume>_<number>_mask``."""
+
+    volume: str
+    number: int
+    mask: bool
+
+
+def parse_slice_name(name: str) -> SliceName | None:
+    """Take a file's name without ending apart; None if it has no such parts."""
+    match = _SLICE.fullmatch(name)
+    return SliceName(match[1], int(match[2]), match[3] is not None) if match else None
+
+
+def may_be_slice(path: str) -> bool:
+    """Say whether a file is neither hidden nor a mask, by its path."""
+    name = PurePosixPath(path)
+    return not name.name.startswith(".") and not name.stem.endswith("_mask")
+
+
+def without_ending(path: str) -> str:
+    """Take the ending off a path that has one."""
+    return str(PurePosixPath(path).with_suffix(""))
 
 
 def patient_of(slice_name: str) -> str:
@@ -18,7 +51,7 @@ def site_of(patient: str) -> str:
     return match[1] if match else "other"
 
 
-def by_patient(slice_names: list[str]) -> dict[str, list[str]]:
+def by_patient(slice_names: Iterable[str]) -> dict[str, list[str]]:
     """Group slice names ``<patient>_<number>`` by patient, slices in the order of their numbers.
 
     Raises:
@@ -48,8 +81,8 @@ def group_volumes(paths: Sequence[str]) -> dict[str, list[str]]:
     """
     volumes: dict[str, list[tuple[int, str]]] = {}
     for path in paths:
-        match = re.fullmatch(r"(.+)_(\d+)", path)
-        volume, number = (match[1], int(match[2])) if match else (path, 0)
+        parts = parse_slice_name(path)
+        volume, number = (parts.volume, parts.number) if parts else (path, 0)
         volumes.setdefault(volume, []).append((number, path))
     groups = {}
     for volume, numbered in sorted(volumes.items()):
@@ -59,3 +92,20 @@ def group_volumes(paths: Sequence[str]) -> dict[str, list[str]]:
         for start in range(0, len(ordered), MOST_SLICES):
             groups[next(free)] = ordered[start : start + MOST_SLICES]
     return groups
+
+
+def count_volumes(names: Iterable[str]) -> int:
+    """Say how many volumes files are of: those whose names end in numbers, by what comes before."""
+    return len({match[1] for name in names if (match := _NUMBERED.fullmatch(name))})
+
+
+def natural_key(name: str) -> list[tuple[int, str]]:
+    """Sort key in which slice_2 stands before slice_10, however long the numbers are."""
+    key = []
+    for number, part in enumerate(re.split(r"([0-9]+)", name)):
+        if number % 2:  # every other part is of digits
+            digits = part.lstrip("0")
+            key.append((len(digits), digits))
+        else:
+            key.append((0, part))
+    return key

@@ -1,14 +1,8 @@
 """A mask over its slice, as a picture."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from brain_mri_segmentation.imaging.intensity import FLAIR
-
-if TYPE_CHECKING:
-    pass
-
 
 ORANGE = "#E69F00"  # of Okabe and Ito's palette, which colour-blind readers can tell apart
 

@@ -11,95 +11,122 @@
 """
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.imaging.naming import (
+    ENDINGS,
+    count_volumes,
+    may_be_slice,
+    natural_key,
+    without_ending,
+)
+from brain_mri_segmentation.imaging.volume import MOST_PIXELS, MOST_SLICES, Volume, page_names
 
 SMALLEST_SIDE, LARGEST_SIDE = 32, 4096
-MOST_SLICES = 512  # of a volume, which is held in memory
-MOST_PIXELS = 64 * 2**20  # of a whole volume: 1,024 slices of 256 x 256
 _MAGIC = {
     "PNG": (b"\x89PNG\r\n\x1a\n",),
     "JPEG": (b"\xff\xd8\xff",),
     "TIFF": (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"),  # the latter two are BigTIFF
 }
+_ZIP_ENTRY = b"PK\x01\x02"  # begins a file's line in the list at the end of a zip
+_MOST_ENTRIES = 16 * MOST_SLICES  # of a zip, folders and hidden files among them
+_MOST_UNPACKED = 4 * MOST_PIXELS  # bytes of all zips of a volume
 _BRIGHTEST = 99.9  # percentile that becomes 255 in a picture of more than 8 bits
 _PHOTOMETRIC, _ORIENTATION, _SAMPLE_FORMAT = 262, 274, 339  # tags of TIFF and EXIF
 _WHITE_IS_ZERO, _UPRIGHT, _SIGNED = 0, 1, 2
+
+_Members = Sequence[tuple[str, bytes]]  # files with one or more slices of a volume, by name
 
 
 class NotAnImage(InputError):  # noqa: N818 - says what it is
     """A file that is no TIFF, PNG or JPEG by its own bytes."""
 
 
-def read_slice(content: bytes) -> np.ndarray:
-    """Read one slice.
+def read_volume(source: str | Path | bytes | Sequence[bytes], name: str = "volume") -> Volume:
+    """Read one volume. What a file is is told by its own bytes, whatever its name says.
 
     Args:
-        content: The file. What it is is told by its first bytes alone, whatever its name says.
+        source: By its path, a file (a picture, a stack of pages, or a zip of pictures) or a folder
+            of pictures; or the bytes of one file, or of several in their order. Pictures of a zip
+            or folder are ordered by name; hidden ones and masks (``..._mask``) are left out.
+        name: Of the volume, where the source has no path.
 
     Returns:
-        (H, W, 3) uint8.
-
-    Raises:
-        NotAnImage: It is no TIFF, PNG or JPEG.
-        InputError: It is one that cannot be a slice; the message says why.
-    """
-    return _to_slices([_read_page(content)])[0]
-
-
-def read_slices(
-    files: Mapping[str, Callable[[], bytes]],
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Read the slices of one volume, each a file of its own, and leave out what is none.
-
-    Args:
-        files: Readers of the files by name; one that raises ``InputError`` is left out, too.
-
-    Returns:
-        (H, W, 3) uint8 by name, on one scale where they have more than 8 bits; and what is wrong
-        with the others, by name.
-    """
-    pages: dict[str, np.ndarray] = {}
-    problems: dict[str, str] = {}
-    for name, read in files.items():
-        try:
-            pages[name] = _read_page(read())
-        except InputError as error:
-            problems[name] = str(error)
-    return dict(zip(pages, _to_slices(list(pages.values())), strict=True)), problems
-
-
-def read_volume(contents: Sequence[bytes]) -> list[np.ndarray]:
-    """Read the slices of one volume, which share the scale of what has more than 8 bits.
-
-    Args:
-        contents: Files of one or more pages each, in their order.
-
-    Returns:
-        (H, W, 3) uint8 each.
+        The volume; what has more than 8 bits is brought to 8 on a scale that all slices share.
 
     Raises:
         NotAnImage: A file is no TIFF, PNG or JPEG.
-        InputError: A page cannot be a slice, or there are more than 512 or too large ones.
+        InputError: There is nothing; a picture cannot be a slice or differs in size from the first;
+            there are several volumes by the names, or more than 512 or too large slices.
     """
-    pages: list[np.ndarray] = []
-    room = MOST_PIXELS
-    for number, content in enumerate(contents, start=1):
+    if isinstance(source, str | Path):
+        path = Path(source)
+        if path.is_dir():
+            return _to_volume(path.name, *_read(_read_folder(path)))
+        if not path.is_file():
+            raise InputError(f"There is no file or folder {path}.")
+        source, name = path.read_bytes(), path.stem
+    if isinstance(source, bytes):
+        pages, names = _read(_members(name, source))
+        return _to_volume(name, pages, names, _holds_volume(source, pages))
+    members: list[tuple[str, bytes]] = []
+    room = _MOST_UNPACKED
+    for number, content in enumerate(source, start=1):
+        found = _members(f"{name}_{number}", content, room)
+        room -= sum(len(file) for _, file in found)
+        members += found
+    return _to_volume(name, *_read(members))
+
+
+def read_files(files: Mapping[str, bytes], name: str) -> tuple[list[Volume], dict[str, str]]:
+    """Read what lies in a folder under the name of one volume, and leave out what is no slice.
+
+    Args:
+        files: The files, in order, by path without ending.
+        name: Of the volume whose slices are files of their own.
+
+    Returns:
+        That volume, if there are such slices, and one for each stack or zip, called as its file;
+        and what is wrong with other files, by path.
+    """
+    volumes: list[Volume] = []
+    problems: dict[str, str] = {}
+    slices: dict[str, np.ndarray] = {}
+    for path, content in files.items():
         try:
-            found = _read_pages(content, MOST_SLICES - len(pages), room)
+            pages, names = _read(_members(path, content))
+            if _holds_volume(content, pages):
+                volumes.append(_to_volume(path, pages, names, in_one_file=True))
+            else:
+                _check_same_size(pages, next(iter(slices.values()), pages[0]))
+                slices[path] = pages[0]
         except InputError as error:
-            if len(contents) == 1:
-                raise
-            raise type(error)(f"File {number} of {len(contents)}: {error}") from error
-        pages += found
-        room -= sum(page.shape[0] * page.shape[1] for page in found)
-        if len(pages) > MOST_SLICES:
-            raise InputError(f"The volume holds more than {MOST_SLICES} slices.")
-    return _to_slices(pages)
+            problems[path] = str(error)
+    if slices:
+        volumes.insert(0, _to_volume(name, list(slices.values()), list(slices)))
+    return volumes, problems
+
+
+def read_slice(content: bytes) -> Volume:
+    """Read a picture as a volume of one slice.
+
+    Raises:
+        NotAnImage: It is no TIFF, PNG or JPEG.
+        InputError: It is one that cannot be a slice, or several.
+    """
+    pages = _read_pages(content, 1, MOST_PIXELS)
+    if len(pages) > 1:
+        raise InputError(
+            "The file holds several pages, and one slice is expected. "
+            "A stack is a volume, not a slice."
+        )
+    return _to_volume("slice", pages, ["slice"])
 
 
 def is_zip(content: bytes) -> bool:
@@ -107,15 +134,86 @@ def is_zip(content: bytes) -> bool:
     return content.startswith((b"PK\x03\x04", b"PK\x05\x06"))
 
 
-def _read_page(content: bytes) -> np.ndarray:
-    """Return the one page of a file, as ``_read_pages`` does."""
-    pages = _read_pages(content, 1, MOST_PIXELS)
-    if len(pages) > 1:
+def _holds_volume(content: bytes, pages: Sequence[np.ndarray]) -> bool:
+    """Say whether a file is a stack or a zip, rather than one slice."""
+    return len(pages) > 1 or is_zip(content)
+
+
+def _read(members: _Members) -> tuple[list[np.ndarray], list[str]]:
+    """Return the pages of all files, as of ``_read_pages``, and their names."""
+    pages: list[np.ndarray] = []
+    names: list[str] = []
+    room = MOST_PIXELS
+    for number, (name, content) in enumerate(members, start=1):
+        try:
+            found = _read_pages(content, MOST_SLICES - len(pages), room)
+            _check_same_size(found, (pages or found)[0])
+        except InputError as error:
+            if len(members) == 1:
+                raise
+            raise type(error)(f"File {number} of {len(members)}: {error}") from error
+        pages += found
+        names += page_names(name, len(found))
+        room -= sum(page.shape[0] * page.shape[1] for page in found)
+        if len(pages) > MOST_SLICES:
+            raise InputError(f"The volume holds more than {MOST_SLICES} slices.")
+    return pages, names
+
+
+def _members(name: str, content: bytes, room: int = _MOST_UNPACKED) -> _Members:
+    """Return a file, or those in it if it is a zip."""
+    return _unzip(content, room) if is_zip(content) else [(name, content)]
+
+
+def _read_folder(folder: Path) -> _Members:
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
+    names = _slices_of_one_volume((path.relative_to(folder).as_posix() for path in paths), "folder")
+    return [(without_ending(name), (folder / name).read_bytes()) for name in names]
+
+
+def _unzip(content: bytes, room: int) -> _Members:
+    """Return the files of a zip, at most ``room`` bytes; their names only decide the order."""
+    if content.count(_ZIP_ENTRY) > _MOST_ENTRIES:  # zipfile would spend minutes on a long list
+        raise InputError("The zip lists absurdly many files.")
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            files = {info.filename: info for info in archive.infolist() if not info.is_dir()}
+            wanted = [files[name] for name in _slices_of_one_volume(files, "zip")]
+            if sum(info.file_size for info in wanted) > room:
+                raise InputError("The zip is absurdly large once it is unpacked.")
+            return [(without_ending(info.filename), _read_member(archive, info)) for info in wanted]
+    except InputError:
+        raise
+    # zipfile and its decoders raise many kinds of errors, and all of them mean the same here.
+    except Exception as error:
+        raise InputError("The zip is broken, truncated or encrypted.") from error
+
+
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """Return a file, of which no more is unpacked than the size that the zip says it has."""
+    # Of the other methods, zipfile unpacks as much as there is before it looks at the size.
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise InputError("The zip is packed in an unusual way. Pack it with deflate.")
+    with archive.open(info) as member:
+        return member.read(info.file_size)
+
+
+def _slices_of_one_volume(names: Iterable[str], place: str) -> list[str]:
+    """Return the files that may be slices, in order.
+
+    Raises:
+        InputError: They are of several patients by their names, which would be scaled and
+            segmented as one volume; or they are none or too many.
+    """
+    wanted = sorted(filter(may_be_slice, names), key=natural_key)
+    if (volumes := count_volumes(wanted)) > 1:
         raise InputError(
-            "The file holds several pages, and one slice is expected. "
-            "A stack is a volume, not a slice."
+            f"The {place} holds files of {volumes} volumes by their names, and one is expected. "
+            f"Make a {place} for each patient."
         )
-    return pages[0]
+    if not 0 < len(wanted) <= MOST_SLICES:
+        raise InputError(f"The {place} holds {len(wanted)} files; 1 to {MOST_SLICES} are taken.")
+    return wanted
 
 
 def _read_pages(content: bytes, most: int, room: int) -> list[np.ndarray]:
@@ -230,12 +328,25 @@ def _refuse_what_would_change(picture: Image.Image, deep: bool) -> None:
         raise InputError("The picture is to be turned or mirrored by its tag. Save it upright.")
 
 
-def _to_slices(pages: list[np.ndarray]) -> list[np.ndarray]:
+def _check_same_size(pages: Sequence[np.ndarray], first: np.ndarray) -> None:
+    for page in pages:
+        if page.shape[:2] != first.shape[:2]:
+            (height, width), (rows, columns) = page.shape[:2], first.shape[:2]
+            raise InputError(
+                f"The picture is {width} x {height} pixels, and the first slice of its volume "
+                f"{columns} x {rows}. Slices of one volume have one size."
+            )
+
+
+def _to_volume(
+    name: str, pages: Sequence[np.ndarray], names: Sequence[str], in_one_file: bool = False
+) -> Volume:
     """Bring pages of more than 8 bits to (H, W, 3) uint8, on a scale that they share."""
     deep = [page for page in pages if page.ndim == 2]
     brightest = max((np.percentile(page, _BRIGHTEST) for page in deep), default=0)
     brightest = brightest or max((page.max() for page in deep), default=0) or 1
-    return [page if page.ndim == 3 else _to_8_bits(page, float(brightest)) for page in pages]
+    slices = [page if page.ndim == 3 else _to_8_bits(page, float(brightest)) for page in pages]
+    return Volume(np.stack(slices), name, tuple(names), in_one_file)
 
 
 def _to_8_bits(grey: np.ndarray, brightest: float) -> np.ndarray:

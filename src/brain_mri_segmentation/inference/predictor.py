@@ -1,13 +1,14 @@
-"""From a checkpoint and slices to masks: what evaluation and service both call.
+"""From a model and a volume to masks: what command line, pipelines and service call.
 
     model = load_model("data/06_models/unet/best.ckpt")
-    result = segment(model, image)  # image: (H, W, 3) uint8
-    result.mask, result.tumour_fraction, result.review
+    volume = read_volume("patient.tif")  # imaging.readers; a slice, a stack, a zip or a folder
+    prediction = model.predict(volume)
+    prediction.mask, prediction.tumour_fraction, prediction.review
 
 Research use only, not a medical device.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,6 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
-from brain_mri_segmentation.cohort.index import SliceReader
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.imaging.intensity import (
     IntensityStatistics,
@@ -24,7 +24,8 @@ from brain_mri_segmentation.imaging.intensity import (
     resize_image,
     to_tensor,
 )
-from brain_mri_segmentation.imaging.naming import by_patient, patient_of
+from brain_mri_segmentation.imaging.naming import patient_of
+from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.inference.postprocessing import (
     probability_to_mask,
     remove_small_components,
@@ -33,35 +34,72 @@ from brain_mri_segmentation.inference.postprocessing import (
 from brain_mri_segmentation.inference.review import expected_dice, reason_to_review
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import PreprocessingParameters
+from brain_mri_segmentation.runtime.memory import keep_freed_memory
 
 
-@dataclass(frozen=True)
-class Segmentation:
-    """What a model finds in one slice.
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a model finds in the N slices of a volume.
 
     Attributes:
-        mask: (H, W) uint8, 0 or 255, in the size of the slice.
-        probability: (H, W) float32, tumour probability in 0..1.
-        tumour_pixels: Pixels in the mask.
-        tumour_fraction: Share of the slice that is in the mask, 0..1.
-        confidence: Mean over all pixels of the probability of the class that was chosen, 0.5..1
-            at a threshold of 0.5.
-        expected_dice: What the model itself expects the Dice of the mask to be, 0..1 (see
-            ``expected_dice``); NaN when nothing is tumour and nothing may be.
-        review: Why a person should look at the slice; None when nothing speaks for it.
+        mask: (N, H, W) uint8, 0 or 255, in the size of the slices.
+        probability: (N, H, W) float32, tumour probability in 0..1.
+        tumour_pixels: (N,) int64, pixels in the mask.
+        confidence: (N,) float32, mean over all pixels of the probability of the class that was
+            chosen, 0.5..1 at a threshold of 0.5.
+        expected_dice: (N,) float64, what the model itself expects the Dice of the mask to be, 0..1
+            (see ``review.expected_dice``); NaN when nothing is tumour and nothing may be.
+        review: Why a person should look at each slice; None when nothing speaks for it.
     """
 
     mask: np.ndarray
     probability: np.ndarray
-    tumour_pixels: int
-    tumour_fraction: float
-    confidence: float
-    expected_dice: float
-    review: str | None
+    tumour_pixels: np.ndarray
+    confidence: np.ndarray
+    expected_dice: np.ndarray
+    review: tuple[str | None, ...]
+
+    @property
+    def tumour_fraction(self) -> float:
+        """Share of the volume that is in the mask, 0..1."""
+        return float(self.tumour_pixels.sum() / self.mask.size)
+
+    def of_slices(self) -> list[dict[str, object]]:
+        """Return the metrics of each slice by name; None for NaN."""
+        fractions = self.tumour_pixels / self.mask[0].size
+        return [
+            {
+                "tumour_pixels": int(pixels),
+                "tumour_fraction": float(fraction),
+                "confidence": float(confidence),
+                "expected_dice": None if np.isnan(expected) else float(expected),
+                "review": review,
+            }
+            for pixels, fraction, confidence, expected, review in zip(
+                self.tumour_pixels,
+                fractions,
+                self.confidence,
+                self.expected_dice,
+                self.review,
+                strict=True,
+            )
+        ]
+
+    def in_sum(self) -> dict[str, object]:
+        """Return the metrics of the volume by name."""
+        return {
+            "tumour_pixels": int(self.tumour_pixels.sum()),
+            "tumour_fraction": self.tumour_fraction,
+            "slices_with_tumour": int(np.count_nonzero(self.tumour_pixels)),
+            "slices_to_review": sum(reason is not None for reason in self.review),
+        }
 
 
 class Predictor:
     """A trained network together with its preprocessing; safe to call from several threads.
+
+    ``predict`` does it all. Its three steps are there for whoever has other things to do between
+    the forward passes: ``inputs``, ``probabilities`` and ``finish``.
 
     Args:
         checkpoint: The trained model.
@@ -72,6 +110,7 @@ class Predictor:
     """
 
     def __init__(self, checkpoint: Checkpoint, device: str = "cpu") -> None:
+        keep_freed_memory()
         self.checkpoint = checkpoint
         try:
             self.preprocessing = PreprocessingParameters.model_validate(checkpoint.preprocessing)
@@ -83,27 +122,76 @@ class Predictor:
         self.device = torch.device(device)
         self.network = checkpoint.build().to(self.device)
 
+    def predict(self, volume: Volume, batch_size: int = 16) -> Prediction:
+        """Segment a volume.
+
+        Its intensities are normalised together, and components that are small beside the largest of
+        the volume are not taken for tumour (``PreprocessingParameters.min_component_ratio``). A
+        single slice is a volume of one: it is normalised by itself, and keeps all components.
+
+        Args:
+            volume: The slices, of any size.
+            batch_size: Slices in one forward pass.
+        """
+        batches = [self.probabilities(batch) for batch in self.inputs(volume, batch_size)]
+        return self.finish(volume, np.concatenate(batches))
+
+    def inputs(self, volume: Volume, batch_size: int = 16) -> Iterator[torch.Tensor]:
+        """Resize and normalise the slices of a volume.
+
+        Yields:
+            (n, 3 K, S, S) float32 on the model's device, n at most ``batch_size``, K the slice and
+            its neighbours as the model has learnt them, and S the model's image size.
+        """
+        rules = self.preprocessing
+        slices = [resize_image(image, rules.image_size) for image in volume.slices]
+        measured = IntensityStatistics.of(slices, rules.lower_percentile, rules.upper_percentile)
+        statistics = torch.from_numpy(measured.values)[None].to(self.device)  # (1, 4, 3)
+        pixels, places = np.stack(slices), neighbours(len(slices), rules.context)
+        for start in range(0, len(slices), batch_size):
+            images = to_tensor(pixels[places[start : start + batch_size]])
+            yield normalise(images.to(self.device), statistics)
+
     @torch.inference_mode()
-    def tumour_probability(self, slices: np.ndarray, statistics: np.ndarray) -> np.ndarray:
+    def probabilities(self, inputs: torch.Tensor) -> np.ndarray:
         """Run one forward pass, and a second one for the mirror images if the model wants it.
 
         Args:
-            slices: (N, K, S, S, 3) uint8, each slice between its ``neighbours``, S the model's
-                image size.
-            statistics: (N, 4, 3) or (1, 4, 3) float32, ``IntensityStatistics.values`` of the
-                volume of each slice.
+            inputs: (n, 3 K, S, S) float32, slices of any volumes as ``inputs`` gives them.
 
         Returns:
-            (N, S, S) float32 in 0..1.
+            (n, S, S) float32 in 0..1.
         """
-        images = to_tensor(slices).to(self.device)  # (N, 3 K, S, S)
-        values = torch.from_numpy(statistics).to(self.device)
-        normalised = normalise(images, values)
-        logits = self.network(normalised)  # (N, 2, S, S)
+        logits = self.network(inputs)  # (n, 2, S, S)
         if self.preprocessing.mirroring:
-            logits = (logits + self.network(normalised.flip(-1)).flip(-1)) / 2
+            logits = (logits + self.network(inputs.flip(-1)).flip(-1)) / 2
         scaled = logits.float() / self.preprocessing.temperature
         return scaled.softmax(dim=1)[:, 1].cpu().numpy()
+
+    def finish(self, volume: Volume, probabilities: np.ndarray) -> Prediction:
+        """Turn the probabilities (N, S, S) of all slices into masks in their own size."""
+        threshold = self.preprocessing.threshold
+        kept = remove_small_components(
+            probabilities, threshold, self.preprocessing.min_component_ratio
+        )
+        expected = expected_dice(probabilities, kept, threshold)
+        size = volume.slices.shape[1:3]
+        probability = np.stack([resize_probability(one, *size) for one in probabilities])
+        mask = probability_to_mask(
+            np.stack([resize_probability(one, *size) for one in kept]), threshold
+        )
+        reasons = (
+            reason_to_review(image, dice, self.preprocessing)
+            for image, dice in zip(volume.slices, expected, strict=True)
+        )
+        return Prediction(
+            mask=mask,
+            probability=probability,
+            tumour_pixels=np.count_nonzero(mask, axis=(1, 2)),
+            confidence=np.where(mask > 0, probability, 1 - probability).mean(axis=(1, 2)),
+            expected_dice=expected,
+            review=tuple(reasons),
+        )
 
 
 def best_device(accelerator: str = "auto") -> str:
@@ -128,89 +216,6 @@ def load_model(path: str | Path, device: str = "cpu") -> Predictor:
     return Predictor(Checkpoint.load(Path(path)), device)
 
 
-def segment(predictor: Predictor, image: np.ndarray) -> Segmentation:
-    """Segment a single slice, whose intensities are normalised by themselves.
-
-    Args:
-        predictor: The model.
-        image: (H, W, 3) uint8: pre-contrast, FLAIR, post-contrast.
-
-    Raises:
-        ValueError: The image has another shape or dtype.
-    """
-    return segment_batch(predictor, [image])[0]
-
-
-def segment_batch(
-    predictor: Predictor, images: Sequence[np.ndarray], batch_size: int = 16
-) -> list[Segmentation]:
-    """Segment slices that have nothing to do with each other.
-
-    Args:
-        predictor: The model.
-        images: (H, W, 3) uint8 each.
-        batch_size: Slices in one forward pass.
-
-    Raises:
-        ValueError: An image has another shape or dtype, or there is none.
-    """
-    resized = _resize(predictor, images)
-    statistics = np.stack([_statistics(predictor, [image]) for image in resized])
-    context = predictor.preprocessing.context
-    places = np.repeat(np.arange(len(resized))[:, None], 1 + 2 * context, axis=1)
-    probabilities = _probabilities(predictor, resized, places, statistics, batch_size)
-    threshold = predictor.preprocessing.threshold
-    expected = [expected_dice(alone[None], alone[None], threshold)[0] for alone in probabilities]
-    return _results(predictor, images, probabilities, probabilities, expected)
-
-
-def segment_volume(
-    predictor: Predictor, slices: Sequence[np.ndarray], batch_size: int = 16
-) -> list[Segmentation]:
-    """Segment the slices of one volume.
-
-    Their intensities are normalised together, and regions that are small beside the largest of
-    the volume are not taken for tumour (``PreprocessingParameters.min_component_ratio``).
-
-    Args:
-        predictor: The model.
-        slices: (H, W, 3) uint8 each, in order: pre-contrast, FLAIR, post-contrast.
-        batch_size: Slices in one forward pass.
-
-    Returns:
-        A result for each slice, in its own size.
-
-    Raises:
-        ValueError: A slice has another shape or dtype, or there is none.
-    """
-    resized = _resize(predictor, slices)
-    statistics = np.stack([_statistics(predictor, resized)] * len(resized))
-    rules = predictor.preprocessing
-    places = neighbours(len(resized), rules.context)
-    probabilities = _probabilities(predictor, resized, places, statistics, batch_size)
-    kept = remove_small_components(probabilities, rules.threshold, rules.min_component_ratio)
-    expected = expected_dice(probabilities, kept, rules.threshold)
-    return _results(predictor, slices, probabilities, kept, expected)
-
-
-def segment_patients(
-    predictor: Predictor, images: Mapping[str, SliceReader], batch_size: int = 16
-) -> Iterator[tuple[str, Segmentation]]:
-    """Segment a folder of slices patient by patient, one patient in memory at a time.
-
-    Args:
-        predictor: The model.
-        images: Readers of (H, W, 3) uint8 by slice name ``<patient>_<number>``.
-        batch_size: Slices in one forward pass.
-
-    Yields:
-        Slice name and result.
-    """
-    for names in by_patient(list(images)).values():
-        results = segment_volume(predictor, [images[name]() for name in names], batch_size)
-        yield from zip(names, results, strict=True)
-
-
 def check_unseen(checkpoint: Checkpoint, slice_names: Sequence[str], split: str) -> None:
     """Make sure that a model is not scored on patients that it has seen.
 
@@ -231,65 +236,3 @@ def check_unseen(checkpoint: Checkpoint, slice_names: Sequence[str], split: str)
             f"such as {known[0]}: the split has changed since. Train again on this split, or score "
             "the split that the checkpoint was trained with."
         )
-
-
-def _resize(predictor: Predictor, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-    if not images:
-        raise ValueError("segmentation needs at least one slice, got none")
-    for image in images:
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise ValueError(
-                f"a slice has shape {image.shape} and dtype {image.dtype}, expected "
-                "(height, width, 3) uint8"
-            )
-    return [resize_image(image, predictor.preprocessing.image_size) for image in images]
-
-
-def _statistics(predictor: Predictor, slices: Sequence[np.ndarray]) -> np.ndarray:
-    rules = predictor.preprocessing
-    return IntensityStatistics.of(slices, rules.lower_percentile, rules.upper_percentile).values
-
-
-def _probabilities(
-    predictor: Predictor,
-    resized: list[np.ndarray],
-    places: np.ndarray,
-    statistics: np.ndarray,
-    batch_size: int,
-) -> np.ndarray:
-    """Return (N, S, S) float32 of N slices with their neighbours (N, K), statistics (N, 4, 3)."""
-    slices = np.stack(resized)
-    batches = [slice(start, start + batch_size) for start in range(0, len(slices), batch_size)]
-    return np.concatenate(
-        [predictor.tumour_probability(slices[places[b]], statistics[b]) for b in batches]
-    )
-
-
-def _results(
-    predictor: Predictor,
-    images: Sequence[np.ndarray],
-    probabilities: np.ndarray,
-    kept: np.ndarray,
-    expected: Iterable[float],
-) -> list[Segmentation]:
-    """Return a result for each image from (N, S, S) probabilities, and those that may be mask."""
-    results = []
-    for image, small, masked, own in zip(images, probabilities, kept, expected, strict=True):
-        probability = resize_probability(small, *image.shape[:2])
-        mask = probability_to_mask(
-            resize_probability(masked, *image.shape[:2]), predictor.preprocessing.threshold
-        )
-        tumour = mask > 0
-        chosen = np.where(tumour, probability, 1 - probability)
-        results.append(
-            Segmentation(
-                mask=mask,
-                probability=probability,
-                tumour_pixels=int(tumour.sum()),
-                tumour_fraction=float(tumour.mean()),
-                confidence=float(chosen.mean()),
-                expected_dice=float(own),
-                review=reason_to_review(image, own, predictor.preprocessing),
-            )
-        )
-    return results

@@ -3,17 +3,19 @@
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import torch
 from fastapi import FastAPI
 from fastapi.responses import FileResponse
 from fastapi_offline import FastAPIOffline
 
 from brain_mri_segmentation import __version__
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.inference.predictor import Predictor, segment_batch
+from brain_mri_segmentation.imaging.volume import Volume
+from brain_mri_segmentation.inference.predictor import Prediction, Predictor
 from brain_mri_segmentation.parameters import ServingParameters
 from brain_mri_segmentation.runtime import startup
 from brain_mri_segmentation.serving import errors
@@ -53,12 +55,23 @@ class Service:
         self.reading_volume = asyncio.Semaphore(2)
         self.reading_slice = asyncio.Semaphore(2)  # the largest takes 300 MB
         self.batcher = Batcher(
-            lambda images: segment_batch(self.model, images, settings.max_batch),
+            self._predict,
             settings.max_batch,
             settings.max_waiting,
             settings.max_waiting_bytes,
             self.metrics.count_batch,
         )
+
+    def _predict(self, volumes: Sequence[Volume]) -> list[Prediction]:
+        """Segment one volume, or several single slices in one forward pass."""
+        if len(volumes) == 1:
+            return [self.model.predict(volumes[0], self.settings.max_batch)]
+        inputs = torch.cat([batch for volume in volumes for batch in self.model.inputs(volume)])
+        probabilities = self.model.probabilities(inputs)
+        return [
+            self.model.finish(volume, own[None])
+            for volume, own in zip(volumes, probabilities, strict=True)
+        ]
 
     def require_model(self) -> None:
         """Refuse when nothing can be segmented.

@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
+from brain_mri_segmentation.imaging.volume import Volume
+from brain_mri_segmentation.inference.predictor import Prediction
 
-from brain_mri_segmentation.inference.predictor import Segmentation
-
-Segment = Callable[[Sequence[np.ndarray]], list[Segmentation]]
+Predict = Callable[[Sequence[Volume]], list[Prediction]]
 
 
 class QueueFull(Exception):  # noqa: N818 - an event, not a fault
@@ -28,14 +27,13 @@ class QueueFull(Exception):  # noqa: N818 - an event, not a fault
 
 @dataclass(eq=False)
 class _Job:
-    images: Sequence[np.ndarray]
-    segment: Segment
-    done: asyncio.Future[list[Segmentation]]
+    volume: Volume
+    done: asyncio.Future[Prediction]
 
     @property
     def bytes(self) -> int:
         """Memory that the slices take."""
-        return sum(image.nbytes for image in self.images)
+        return self.volume.slices.nbytes
 
 
 class Batcher:
@@ -44,7 +42,7 @@ class Batcher:
     Single slices that wait at the same time become one forward pass; a volume is a job of its own.
 
     Args:
-        segment_batch: Segments independent slices together.
+        predict: Segments one volume, or several single slices together.
         max_batch: Slices in one forward pass.
         max_waiting: Jobs that may wait; one more is refused.
         max_waiting_bytes: Memory of the slices that wait or are in the model; a job that does not
@@ -54,13 +52,13 @@ class Batcher:
 
     def __init__(
         self,
-        segment_batch: Segment,
+        predict: Predict,
         max_batch: int,
         max_waiting: int,
         max_waiting_bytes: int,
         on_batch: Callable[[int, float], None] = lambda *_: None,
     ) -> None:
-        self._segment_batch = segment_batch
+        self._predict = predict
         self._max_batch, self._max_waiting = max_batch, max_waiting
         self._on_batch = on_batch
         self._waiting: deque[_Job] = deque()
@@ -83,27 +81,16 @@ class Batcher:
             self._task.cancel()
         self._thread.shutdown(wait=True)
 
-    async def segment(self, image: np.ndarray) -> Segmentation:
-        """Segment one slice, (H, W, 3) uint8, perhaps together with others that wait.
+    async def predict(self, volume: Volume) -> Prediction:
+        """Segment a volume; a single slice perhaps together with others that wait.
 
         Raises:
             QueueFull: There is no room to wait.
         """
-        return (await self._submit([image], self._segment_batch))[0]
-
-    async def run(self, images: Sequence[np.ndarray], segment: Segment) -> list[Segmentation]:
-        """Run a job of its own, such as a volume.
-
-        Raises:
-            QueueFull: There is no room to wait.
-        """
-        return await self._submit(images, segment)
-
-    async def _submit(self, images: Sequence[np.ndarray], segment: Segment) -> list[Segmentation]:
-        job = _Job(images, segment, asyncio.get_running_loop().create_future())
+        job = _Job(volume, asyncio.get_running_loop().create_future())
         room = not self._bytes or self._bytes + job.bytes <= self._max_bytes
         if len(self._waiting) >= self._max_waiting or not room:
-            slices = self._in_model + sum(len(waiting.images) for waiting in self._waiting)
+            slices = self._in_model + sum(len(waiting.volume) for waiting in self._waiting)
             raise QueueFull(max(1, round(slices * self._seconds_a_slice)))
         self._bytes += job.bytes
         self._waiting.append(job)
@@ -124,32 +111,31 @@ class Batcher:
                 await self._news.wait()
             jobs = [self._waiting.popleft()]
             while (
-                jobs[0].segment is self._segment_batch
+                len(jobs[0].volume) == 1
                 and len(jobs) < self._max_batch
                 and self._waiting
-                and self._waiting[0].segment is self._segment_batch
+                and len(self._waiting[0].volume) == 1
             ):
                 jobs.append(self._waiting.popleft())
             await self._run(jobs)
 
     async def _run(self, jobs: list[_Job]) -> None:
-        images = [image for job in jobs for image in job.images]
-        self._in_model = len(images)
+        volumes = [job.volume for job in jobs]
+        slices = self._in_model = sum(map(len, volumes))
         started = time.perf_counter()
         try:
             loop = asyncio.get_running_loop()
-            results = await loop.run_in_executor(self._thread, jobs[0].segment, images)
-            for job in jobs:
-                mine, results = results[: len(job.images)], results[len(job.images) :]
+            predictions = await loop.run_in_executor(self._thread, self._predict, volumes)
+            for job, prediction in zip(jobs, predictions, strict=True):
                 if not job.done.cancelled():  # the client may have gone
-                    job.done.set_result(mine)
+                    job.done.set_result(prediction)
         except Exception as error:
             for job in jobs:
                 if not job.done.done():
                     job.done.set_exception(error)
         finally:
             seconds = time.perf_counter() - started
-            self._in_model, self._seconds_a_slice = 0, seconds / max(1, len(images))
-            self._on_batch(len(images), seconds)
+            self._in_model, self._seconds_a_slice = 0, seconds / slices
+            self._on_batch(slices, seconds)
             for job in jobs:
                 self._bytes -= job.bytes

@@ -1,12 +1,9 @@
 """What the service answers."""
 
 import asyncio
-import io
-import re
-import zipfile
-from collections.abc import Awaitable
-from pathlib import PurePosixPath
-from typing import Annotated, Literal, TypeVar
+import base64
+from collections.abc import Awaitable, Iterator
+from typing import Annotated, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, File, Query, Request, UploadFile
@@ -14,15 +11,10 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from brain_mri_segmentation.imaging.readers import (
-    MOST_PIXELS,
-    MOST_SLICES,
-    is_zip,
-    read_slice,
-    read_volume,
-)
-from brain_mri_segmentation.inference.predictor import Segmentation, segment_volume
-from brain_mri_segmentation.serving import pictures
+from brain_mri_segmentation.imaging import writers
+from brain_mri_segmentation.imaging.readers import read_slice, read_volume
+from brain_mri_segmentation.imaging.volume import Volume
+from brain_mri_segmentation.inference.predictor import Prediction
 from brain_mri_segmentation.serving.batching import QueueFull
 from brain_mri_segmentation.serving.errors import Problem
 from brain_mri_segmentation.serving.schemas import (
@@ -33,13 +25,14 @@ from brain_mri_segmentation.serving.schemas import (
     SliceAnswer,
     VolumeAnswer,
     picture_or,
+    run_lengths,
 )
 
 router = APIRouter()
 Result = TypeVar("Result")
 
 Output = Annotated[
-    Literal["mask", "overlay", "probability", "image"] | None,
+    writers.Picture | None,
     Query(
         description="Which picture: the mask (default), FLAIR with the mask over it, the "
         "probability, or FLAIR alone. With JSON, the picture comes as a data URL in `picture`."
@@ -48,10 +41,7 @@ Output = Annotated[
 
 DISCLAIMER = "Research use only, not a medical device."
 
-_ZIP_ENTRY = b"PK\x01\x02"  # begins a file's line in the list at the end of a zip
 _SECONDS_BETWEEN_LOOKS = 0.5  # whether a client is still there
-_MOST_ENTRIES = 16 * MOST_SLICES  # folders and hidden files among them
-_NUMBERED = re.compile(r"(.*[^0-9])[0-9]+\.[a-z]+", re.IGNORECASE | re.ASCII | re.DOTALL)
 
 
 @router.post(
@@ -73,14 +63,14 @@ async def segment_slice(
     if len((await request.form()).getlist("file")) > 1:
         raise Problem(422, "There are several files, and one slice is expected.")
     async with service.reading_slice:
-        image = await run_in_threadpool(read_slice, await file.read())
-    result = await _wait_for(service.batcher.segment(image), request)
-    headers = service.headers(result.tumour_fraction)
+        volume = await run_in_threadpool(read_slice, await file.read())
+    prediction = await _wait_for(service.batcher.predict(volume), request)
+    headers = service.headers(prediction.tumour_fraction)
     if _wants_json(request):
-        body = service.describe() | await run_in_threadpool(_describe, image, result, output)
-        return JSONResponse(body, headers=headers)
-    draw = pictures.DRAW[output or "mask"]
-    content = await run_in_threadpool(lambda: pictures.png(draw(image, result)))
+        (described,) = await run_in_threadpool(_describe, volume, prediction, output)
+        return JSONResponse(service.describe() | described, headers=headers)
+    pages = _draw(output, volume, prediction)
+    content = await run_in_threadpool(lambda: writers.to_png(next(pages)))
     return Response(content, media_type="image/png", headers=headers)
 
 
@@ -104,30 +94,14 @@ async def segment_stack(
     service = request.app.state.service
     service.require_model()
     async with service.reading_volume:
-        slices = await run_in_threadpool(_read_volume, [await file.read() for file in files])
-    predictor = service.predictor
-
-    def segment(images: list[np.ndarray]) -> list[Segmentation]:
-        return segment_volume(predictor, images, service.settings.max_batch)
-
-    results = await _wait_for(service.batcher.run(slices, segment), request)
-    pixels = sum(result.mask.size for result in results)
-    tumour = sum(result.tumour_pixels for result in results)
-    headers = service.headers(tumour / pixels)
+        volume = await run_in_threadpool(read_volume, [await file.read() for file in files])
+    prediction = await _wait_for(service.batcher.predict(volume), request)
+    headers = service.headers(prediction.tumour_fraction)
     if _wants_json(request):
-        described = await run_in_threadpool(
-            lambda: [_describe(*of, output) for of in zip(slices, results, strict=True)]
-        )
-        body = service.describe() | {
-            "slices": described,
-            "tumour_pixels": tumour,
-            "tumour_fraction": tumour / pixels,
-            "slices_with_tumour": sum(result.tumour_pixels > 0 for result in results),
-            "slices_to_review": sum(result.review is not None for result in results),
-        }
+        slices = await run_in_threadpool(_describe, volume, prediction, output)
+        body = service.describe() | {"slices": slices} | prediction.in_sum()
         return JSONResponse(body, headers=headers)
-    draw = pictures.DRAW[output or "mask"]
-    content = await run_in_threadpool(lambda: pictures.tiff(map(draw, slices, results)))
+    content = await run_in_threadpool(writers.to_tiff, _draw(output, volume, prediction))
     return Response(content, media_type="image/tiff", headers=headers)
 
 
@@ -157,12 +131,23 @@ async def metrics(request: Request) -> Response:
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
-def _describe(image: np.ndarray, result: Segmentation, output: Output) -> dict[str, object]:
-    """Return the figures of a slice, with the picture that is asked for."""
-    figures = pictures.figures(result)
+def _draw(output: Output, volume: Volume, prediction: Prediction) -> Iterator[np.ndarray]:
+    return writers.draw(output or "mask", volume, prediction.mask, prediction.probability)
+
+
+def _describe(volume: Volume, prediction: Prediction, output: Output) -> list[dict[str, object]]:
+    """Return the metrics and mask of each slice, with the picture that is asked for."""
+    height, width = volume.slices.shape[1:3]
+    described: list[dict[str, object]] = []
+    for metrics, mask in zip(prediction.of_slices(), prediction.mask, strict=True):
+        del metrics["expected_dice"]  # not part of the answer
+        runs = {"encoding": "row-major runs, background first", "runs": run_lengths(mask)}
+        described.append({"height": height, "width": width} | metrics | {"mask": runs})
     if output is not None:
-        figures["picture"] = pictures.png_url(pictures.DRAW[output](image, result))
-    return figures
+        for answer, pixels in zip(described, _draw(output, volume, prediction), strict=True):
+            encoded = base64.b64encode(writers.to_png(pixels)).decode()
+            answer["picture"] = f"data:image/png;base64,{encoded}"
+    return described
 
 
 def _wants_json(request: Request) -> bool:
@@ -184,85 +169,3 @@ async def _wait_for(work: Awaitable[Result], request: Request) -> Result:
             f"Too many requests are waiting. Try again in {full.retry_after} s.",
             {"Retry-After": str(full.retry_after)},
         ) from None
-
-
-def _read_volume(uploads: list[bytes]) -> list[np.ndarray]:
-    """Read all slices of the files and of the zips among them."""
-    contents: list[bytes] = []
-    room = 4 * MOST_PIXELS  # bytes in all zips together
-    for content in uploads:
-        if is_zip(content):
-            unpacked = _unzip(content, room)
-            room -= sum(map(len, unpacked))
-            contents += unpacked
-        else:
-            contents.append(content)
-    return read_volume(contents)
-
-
-def _unzip(content: bytes, room: int) -> list[bytes]:
-    """Return the files of a zip, at most ``room`` bytes; their names only decide the order."""
-    if content.count(_ZIP_ENTRY) > _MOST_ENTRIES:  # zipfile would spend minutes on a long list
-        raise Problem(422, "The zip lists absurdly many files.")
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            wanted = [
-                info
-                for info in archive.infolist()
-                if not info.is_dir() and not _left_out(PurePosixPath(info.filename))
-            ]
-            _check_one_volume([info.filename for info in wanted])
-            if not wanted or len(wanted) > MOST_SLICES:
-                raise Problem(
-                    422, f"The zip holds {len(wanted)} files; 1 to {MOST_SLICES} are taken."
-                )
-            if sum(info.file_size for info in wanted) > room:
-                raise Problem(422, "The zip is absurdly large once it is unpacked.")
-            wanted.sort(key=lambda info: _natural(info.filename))
-            return [_read_member(archive, info) for info in wanted]
-    except Problem:
-        raise
-    # zipfile and its decoders raise many kinds of errors, and all of them mean the same here.
-    except Exception as error:
-        raise Problem(422, "The zip is broken, truncated or encrypted.") from error
-
-
-def _left_out(path: PurePosixPath) -> bool:
-    """Say whether a file in a zip is none of the slices: hidden, or a mask."""
-    return path.name.startswith(".") or path.stem.endswith("_mask")
-
-
-def _check_one_volume(names: list[str]) -> None:
-    """Refuse the slices of several patients, which would be scaled and segmented as one volume.
-
-    Raises:
-        Problem: Files whose names end in numbers differ in what comes before.
-    """
-    volumes = sorted({match[1] for name in names if (match := _NUMBERED.fullmatch(name))})
-    if len(volumes) > 1:
-        raise Problem(
-            422,
-            f"The zip holds files of {len(volumes)} volumes by their names, and one is expected. "
-            "Send a zip for each patient.",
-        )
-
-
-def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """Return a file, of which no more is unpacked than the size that the zip says it has."""
-    # Of the other methods, zipfile unpacks as much as there is before it looks at the size.
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise Problem(422, "The zip is packed in an unusual way. Pack it with deflate.")
-    with archive.open(info) as member:
-        return member.read(info.file_size)
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort key in which slice_2 stands before slice_10, however long the numbers are."""
-    key = []
-    for number, part in enumerate(re.split(r"([0-9]+)", name)):
-        if number % 2:  # every other part is of digits
-            digits = part.lstrip("0")
-            key.append((len(digits), digits))
-        else:
-            key.append((0, part))
-    return key

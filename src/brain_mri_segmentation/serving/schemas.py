@@ -2,6 +2,7 @@
 
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -42,6 +43,18 @@ class RunLengths(Answer):
 
     encoding: Literal["row-major runs, background first"]
     runs: list[int] = Field(examples=[[30_000, 12, 244, 14, 35_266]])
+
+
+def run_lengths(mask: np.ndarray) -> list[int]:
+    """Encode a mask row by row: lengths of runs, background first (0 if the first pixel is tumour).
+
+    Args:
+        mask: (H, W) uint8, 0 or 255.
+    """
+    flat = mask.ravel() > 0
+    changes = np.flatnonzero(np.diff(flat)) + 1
+    lengths = np.diff(np.concatenate([[0], changes, [flat.size]])).tolist()
+    return [0, *lengths] if flat[0] else lengths
 
 
 class SliceFigures(Answer):

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from brain_mri_segmentation.cohort.index import Slices
+from brain_mri_segmentation.cohort.index import Slices, patient_volumes
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.evaluation import metrics, plots
 from brain_mri_segmentation.imaging.naming import patient_of
@@ -15,7 +15,6 @@ from brain_mri_segmentation.inference.predictor import (
     Predictor,
     best_device,
     check_unseen,
-    segment_patients,
 )
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import EvaluationParameters
@@ -40,8 +39,11 @@ def segment_split(
     """Predict the mask of every slice."""
     check_unseen(checkpoint, list(images), parameters.split)
     predictor = Predictor(checkpoint, best_device())
-    results = segment_patients(predictor, images, parameters.batch_size)
-    return {name: result.mask for name, result in results}
+    masks: dict[str, np.ndarray] = {}
+    for volume in patient_volumes(images):
+        prediction = predictor.predict(volume, parameters.batch_size)
+        masks |= zip(volume.names, prediction.mask, strict=True)
+    return masks
 
 
 def score_predictions(

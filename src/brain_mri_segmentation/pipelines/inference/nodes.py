@@ -10,14 +10,9 @@ from tqdm import tqdm
 
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.imaging.naming import group_volumes
-from brain_mri_segmentation.imaging.overlay import overlay
-from brain_mri_segmentation.imaging.readers import read_slices
-from brain_mri_segmentation.inference.predictor import (
-    Predictor,
-    Segmentation,
-    best_device,
-    segment_volume,
-)
+from brain_mri_segmentation.imaging.readers import read_files
+from brain_mri_segmentation.imaging.writers import draw
+from brain_mri_segmentation.inference.predictor import Predictor, best_device
 from brain_mri_segmentation.models import Checkpoint
 
 logger = logging.getLogger(__name__)
@@ -40,37 +35,26 @@ def segment_folder(
 ) -> Iterator[tuple[Pictures, Pictures, dict[str, pd.DataFrame]]]:
     """Segment one volume at a time; a file that cannot be read is listed and left out."""
     predictor = Predictor(serving_model, best_device())
-    volumes = group_volumes(list(input_slices))
-    for volume, paths in tqdm(volumes.items(), "Volumes", disable=not sys.stderr.isatty()):
-        images, problems = read_slices({path: input_slices[path] for path in paths})
+    groups = group_volumes(list(input_slices))
+    for name, paths in tqdm(groups.items(), "Volumes", disable=not sys.stderr.isatty()):
+        volumes, problems = read_files({path: input_slices[path]() for path in paths}, name)
         for path, problem in problems.items():
             logger.warning("%s is left out: %s", path, problem)
-        results = segment_volume(predictor, list(images.values())) if images else []
-        found = dict(zip(images, results, strict=True))
-        masks = {path: Image.fromarray(result.mask) for path, result in found.items()}
-        overlays = {
-            path: Image.fromarray(overlay(images[path], result.mask))
-            for path, result in found.items()
-        }
-        yield masks, overlays, {volume: _tabulate(volume, found, problems)}
-
-
-def _tabulate(
-    volume: str, found: dict[str, Segmentation], problems: dict[str, str]
-) -> pd.DataFrame:
-    rows: list[dict[str, object]] = [{"slice": p, "problem": t} for p, t in problems.items()]
-    rows += [
-        {
-            "slice": path,
-            "tumour_pixels": result.tumour_pixels,
-            "tumour_fraction": result.tumour_fraction,
-            "confidence": result.confidence,
-            "review": result.review or "",
-            "problem": "",
-        }
-        for path, result in found.items()
-    ]
-    return pd.DataFrame(rows, columns=_COLUMNS).assign(volume=volume)
+        masks: Pictures = {}
+        overlays: Pictures = {}
+        rows: list[dict[str, object]] = [{"slice": p, "problem": t} for p, t in problems.items()]
+        for volume in volumes:
+            prediction = predictor.predict(volume)
+            found = (volume, prediction.mask, prediction.probability)
+            masks |= zip(volume.names, map(Image.fromarray, prediction.mask), strict=True)
+            overlays |= zip(
+                volume.names, map(Image.fromarray, draw("overlay", *found)), strict=True
+            )
+            rows += [
+                {"slice": path, "problem": ""} | metrics | {"review": metrics["review"] or ""}
+                for path, metrics in zip(volume.names, prediction.of_slices(), strict=True)
+            ]
+        yield masks, overlays, {name: pd.DataFrame(rows, columns=_COLUMNS).assign(volume=name)}
 
 
 def summarise_folder(
