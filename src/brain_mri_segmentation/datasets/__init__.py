@@ -11,7 +11,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "artifact_dataset": ["ArtifactDataset"],
         "checkpoint_dataset": ["CheckpointDataset", "is_registered", "load_checkpoint"],
-        "experiment_logger_dataset": ["ExperimentLoggerDataset", "NestedLoggersDataset"],
+        "experiment_logger_dataset": ["ExperimentLoggerDataset"],
         "exported_model_dataset": ["ExportedModelDataset"],
         "image_folder_dataset": ["ImageFolderDataset"],
         "optional_table_dataset": ["OptionalTableDataset"],

@@ -1,7 +1,5 @@
 """The bridge from training to the experiment tracker."""
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any, NoReturn
 
 import mlflow
@@ -45,32 +43,6 @@ class ExperimentLoggerDataset(AbstractDataset[NoReturn, MLFlowLogger | None]):
 
     def _describe(self) -> dict[str, Any]:
         return {"nested": self._nested}
-
-    def _exists(self) -> bool:
-        return True
-
-
-class NestedLoggersDataset(AbstractDataset[NoReturn, Callable[[str], MLFlowLogger] | None]):
-    """Loads what opens nested runs by their names, for a number of them that nobody knows before.
-
-    Args:
-        metadata: Not used by Kedro; for Kedro-Viz.
-    """
-
-    def __init__(self, metadata: dict[str, Any] | None = None) -> None:
-        self.metadata = metadata
-
-    def load(self) -> Callable[[str], MLFlowLogger] | None:
-        """Return a function from a name to a Lightning logger; None without an MLflow run."""
-        run = mlflow.active_run()
-        return None if run is None else partial(_open_nested, run)
-
-    def save(self, data: NoReturn) -> None:
-        """Refuse: there is nothing to save."""
-        raise DatasetError("Experiment loggers cannot be saved.")
-
-    def _describe(self) -> dict[str, Any]:
-        return {}
 
     def _exists(self) -> bool:
         return True

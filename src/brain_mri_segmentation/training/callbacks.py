@@ -33,6 +33,10 @@ METRICS = ("train/loss", "val/loss", "val/dice", "val/iou", "val/pixel_accuracy"
 LAST = "last.ckpt"
 
 
+class TrainingDivergedError(InputError):
+    """The loss is no number any more."""
+
+
 class EpochReport(Callback):
     """Reports each epoch to the log, to the history and to the experiment logger.
 
@@ -79,14 +83,14 @@ class EpochReport(Callback):
         """Report the epoch that has just been trained and validated.
 
         Raises:
-            InputError: The loss is no number any more, and would not become one again.
+            TrainingDivergedError: The loss is no number any more, and would not become one again.
         """
         scores = {name: float(trainer.callback_metrics[name]) for name in METRICS}
         scores["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         scores["seconds"] = round(time.monotonic() - self._started, 1)
         epoch = trainer.current_epoch + 1
         if not math.isfinite(scores["train/loss"]):
-            raise InputError(
+            raise TrainingDivergedError(
                 f"The loss became {scores['train/loss']} in epoch {epoch}: training has diverged. "
                 "Train again at a lower learning rate (--params training.lr=...), or without "
                 "16-bit numbers (training.precision=32)."

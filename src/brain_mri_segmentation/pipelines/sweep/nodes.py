@@ -12,7 +12,7 @@ from brain_mri_segmentation.parameters import (
     SweepParameters,
     TrainingParameters,
 )
-from brain_mri_segmentation.training import Partition, StartExperiment, TrainingConfig
+from brain_mri_segmentation.training import Partition, TrainingConfig
 
 
 def search_parameters(
@@ -28,7 +28,6 @@ def search_parameters(
     sweep: SweepParameters,
     seed: int,
     sweep_workspace: Path,
-    trial_loggers: StartExperiment | None,
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Train with many parameters; return all trials, and the best as parameters.yml has them."""
     return trainings.search_parameters(
@@ -44,5 +43,4 @@ def search_parameters(
         Partition(train_images, train_masks),
         Partition(val_images, val_masks),
         sweep_workspace,
-        trial_loggers,
     )

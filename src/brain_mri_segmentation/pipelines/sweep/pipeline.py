@@ -9,7 +9,6 @@ _DATASETS = [
     "val_masks",
     "data_fingerprint",
     "sweep_workspace",
-    "trial_loggers",
 ]
 _PARAMETERS = ["model", "models", "preprocessing", "training", "sweep", "seed"]
 
