@@ -29,8 +29,9 @@ def parameter_values() -> dict:
 
 @pytest.fixture(scope="session")
 def parameters(parameter_values) -> ProjectParameters:
-    """Those of conf/base, but for neighbouring slices, which the small networks here do not see."""
-    preprocessing = parameter_values["preprocessing"] | {"context": 0}
+    """Those of conf/base, but for the small networks and slices of tests."""
+    small = {"context": 0, "min_component_size": 0}
+    preprocessing = parameter_values["preprocessing"] | small
     return check_parameters(parameter_values | {"preprocessing": preprocessing})
 
 

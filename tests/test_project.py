@@ -33,7 +33,7 @@ pytestmark = pytest.mark.slow
 
 SOURCE = Path(__file__).resolve().parents[1]
 SMALL = {
-    "preprocessing": {"image_size": 64},
+    "preprocessing": {"image_size": 64, "min_component_size": 0},
     "models": {"unet": {"channels": [8, 16]}},
     "training": {"epochs": 2, "batch_size": 4, "ema_decay": 0.5, "accelerator": "cpu"},
     "evaluation": {"bootstrap_samples": 100},

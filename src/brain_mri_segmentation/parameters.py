@@ -83,8 +83,11 @@ class PreprocessingParameters(Parameters):
     """Tumour probability, as the temperature has made it, from which a pixel belongs to the
     mask."""
     min_component_ratio: Share = 0
-    """Tumour regions of a volume, connected in three dimensions, are dropped when they have fewer
-    pixels than this share of the largest one."""
+    """Components of a volume, connected in three dimensions, are removed when the sum of their
+    probabilities is below this share of the largest such sum."""
+    min_component_size: float = Field(default=0, ge=0)
+    """Components, also those of a single slice, are removed when the sum of their probabilities is
+    below this many pixels of the model's own grid."""
     mirroring: bool = False
     """Whether the model sees the mirror image of a slice, too; the logits of both are averaged
     (test-time augmentation)."""
@@ -97,7 +100,9 @@ class PreprocessingParameters(Parameters):
 
     def of_trained_weights(self) -> dict[str, object]:
         """Return what may still be chosen when the weights are there, by name."""
-        return self.model_dump(include={"threshold", "min_component_ratio", "mirroring"})
+        return self.model_dump(
+            include={"threshold", "min_component_ratio", "min_component_size", "mirroring"}
+        )
 
 
 class AugmentationParameters(Parameters):

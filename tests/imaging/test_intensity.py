@@ -114,7 +114,16 @@ def test_a_volume_without_tumour_has_no_region_to_drop():
     assert remove_small_components(empty, 0.5, 1.0) is empty
 
 
-def test_a_slice_normalisation_keeps_all_its_regions():
+def test_a_single_slice_keeps_all_its_components():
     slice_ = np.zeros((1, 8, 8), np.float32)
     slice_[0, :4, :4] = slice_[0, 7, 7] = 0.9
-    assert remove_small_components(slice_, 0.5, 1.0) is slice_
+    assert np.array_equal(remove_small_components(slice_, 0.5, 1.0), slice_)
+
+
+def test_components_below_an_absolute_weight_are_removed_from_single_slices_too():
+    slice_ = np.zeros((1, 8, 8), np.float32)
+    slice_[0, :4, :4] = 0.75  # 16 pixels that weigh 12
+    slice_[0, 6:, 6:] = 1  # 4 pixels
+    expected = np.where(slice_ == 1, 0, slice_)
+    assert np.array_equal(remove_small_components(slice_, 0.5, 0, 12), expected)
+    assert not remove_small_components(slice_, 0.5, 0, 12.5).any()

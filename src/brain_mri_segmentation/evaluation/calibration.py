@@ -174,7 +174,7 @@ def _try_choices(predictor: Predictor, volume: np.ndarray, truths: np.ndarray) -
     }
     tables = []
     for threshold, region in sorted(tried):
-        kept = remove_small_components(volume, threshold, region)
+        kept = remove_small_components(volume, threshold, region, rules.min_component_size)
         counts = confusion_counts(probability_to_mask(kept, threshold), truths)
         table = pd.DataFrame(counts, columns=COUNTS)
         tables.append(table.assign(threshold=threshold, min_component_ratio=region))

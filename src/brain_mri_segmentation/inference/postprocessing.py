@@ -6,9 +6,12 @@ from scipy import ndimage
 
 
 def remove_small_components(
-    probabilities: np.ndarray, threshold: float, min_component_ratio: float
+    probabilities: np.ndarray,
+    threshold: float,
+    min_component_ratio: float,
+    min_component_size: float = 0,
 ) -> np.ndarray:
-    """Take away the components of a volume that weigh little beside its heaviest one.
+    """Take away the components of a volume that weigh little, alone or beside its heaviest one.
 
     A glioma is mostly one body, and false alarms mostly lie apart: the idea behind nnU-Net's choice
     to keep the largest component alone (Isensee et al. 2021). A component weighs the sum of its
@@ -19,20 +22,19 @@ def remove_small_components(
         threshold: Probability from which a pixel belongs to a component. Pixels that touch by a
             side, an edge or a corner, also across slices, are of one component.
         min_component_ratio: Components that weigh less than this share of the heaviest one are
-            removed.
+            removed. In a single slice, which does not show what hangs together, all may stay.
+        min_component_size: Components that weigh less than this many certain pixels are removed.
 
     Returns:
-        (N, S, S) float32: 0 in the removed components. ``probabilities`` itself when there are
-        none, or when it is of one slice, which does not show what hangs together in the volume.
+        (N, S, S) float32: 0 in the removed components.
     """
-    if len(probabilities) == 1:
-        return probabilities
     components, count = ndimage.label(probabilities >= threshold, structure=np.ones((3, 3, 3)))
-    if count < 2:
+    if not count:
         return probabilities
     weights = np.bincount(components.ravel(), probabilities.ravel())
     weights[0] = np.inf  # what lies outside of all components stays
-    removed = weights < min_component_ratio * weights[1:].max()
+    ratio = min_component_ratio if len(probabilities) > 1 else 0
+    removed = weights < max(ratio * weights[1:].max(), min_component_size)
     return np.where(removed[components], np.float32(0), probabilities)
 
 

@@ -127,7 +127,7 @@ class Predictor:
 
         Its intensities are normalised together, and components that are small beside the largest of
         the volume are not taken for tumour (``PreprocessingParameters.min_component_ratio``). A
-        single slice is a volume of one: it is normalised by itself, and keeps all components.
+        single slice is a volume of one, and normalised by itself.
 
         Args:
             volume: The slices, of any size.
@@ -171,8 +171,9 @@ class Predictor:
     def finish(self, volume: Volume, probabilities: np.ndarray) -> Prediction:
         """Turn the probabilities (N, S, S) of all slices into masks in their own size."""
         threshold = self.preprocessing.threshold
+        rules = self.preprocessing
         kept = remove_small_components(
-            probabilities, threshold, self.preprocessing.min_component_ratio
+            probabilities, threshold, rules.min_component_ratio, rules.min_component_size
         )
         expected = expected_dice(probabilities, kept, threshold)
         size = volume.slices.shape[1:3]
