@@ -100,9 +100,8 @@ class PreprocessingParameters(Parameters):
 
     def of_trained_weights(self) -> dict[str, object]:
         """Return what may still be chosen when the weights are there, by name."""
-        return self.model_dump(
-            include={"threshold", "min_component_ratio", "min_component_size", "mirroring"}
-        )
+        components = {"min_component_ratio", "min_component_size"}
+        return self.model_dump(include={"threshold", "mirroring", *components})
 
 
 class AugmentationParameters(Parameters):
