@@ -50,7 +50,8 @@ COPY conf/local/README.md conf/local/
 # it in SERVING_MODEL.
 ARG MODEL=data/06_models/pretrained/unet
 COPY ${MODEL} ${MODEL}
-ENV SERVING_MODEL=${MODEL} UVICORN_HOST=0.0.0.0 UVICORN_PORT=8000
+# An upload that is sent no further ends the wait for what is in flight, before Docker would.
+ENV SERVING_MODEL=${MODEL} UVICORN_HOST=0.0.0.0 UVICORN_PORT=8000 UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN=280
 USER app
 EXPOSE 8000
 HEALTHCHECK --start-period=60s --timeout=5s CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ['UVICORN_PORT'] + '/ready', timeout=4)"]

@@ -61,6 +61,26 @@ def load(address: str, files: list[bytes], clients: int, requests: int) -> tuple
     return np.array(latencies), len(latencies) / (time.perf_counter() - started)
 
 
+def beside_a_volume(address: str, files: list[bytes], slices: int) -> tuple[np.ndarray, float]:
+    """Return the latency of slices while a volume is segmented, and the volume's, in seconds."""
+
+    def volume() -> float:
+        started = time.perf_counter()
+        uploads = [("files", files[number % len(files)]) for number in range(slices)]
+        httpx.post(f"{address}/segment/volume", files=uploads, timeout=300).raise_for_status()
+        return time.perf_counter() - started
+
+    latencies = []
+    with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=address, timeout=300) as session:
+        running = pool.submit(volume)
+        time.sleep(1)  # it is in the model now
+        while not running.done():
+            started = time.perf_counter()
+            session.post("/segment", files={"file": files[0]}).raise_for_status()
+            latencies.append(time.perf_counter() - started)
+    return np.array(latencies), running.result()
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -104,6 +124,13 @@ def main() -> None:
                 f"{clients:3d} clients: p50 {p50:6.0f} ms, p99 {p99:6.0f} ms, "
                 f"{throughput:5.1f} slices a second, {throughput / reference:.2f} of the bare pass"
             )
+        alone = float(load(address, files, 1, 8)[0].mean())
+        latencies, seconds = beside_a_volume(address, files, 64)
+        print(
+            f"beside a volume of 64 slices, answered after {seconds:.1f} s: a slice takes "
+            f"p50 {np.median(latencies) / alone:.1f}, at most {latencies.max() / alone:.1f} times "
+            f"as long as alone ({len(latencies)} slices)"
+        )
     finally:
         server.terminate()
         server.wait(30)

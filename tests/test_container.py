@@ -43,6 +43,11 @@ def test_prometheus_asks_the_service(services):
     assert f"UVICORN_PORT={port}" in DOCKERFILE
 
 
+def test_the_service_ends_by_itself_before_it_is_killed(services):
+    (seconds,) = re.findall(r"UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN=(\d+)", DOCKERFILE)
+    assert int(seconds) < int(services["api"]["stop_grace_period"].removesuffix("s"))
+
+
 def test_no_data_but_models_goes_to_the_builder():
     allowed = [
         line for line in (PROJECT / ".dockerignore").read_text().splitlines() if line[:1] == "!"

@@ -64,7 +64,7 @@ def layer_of(name: str) -> str | None:
 
 
 def test_every_parameter_is_used_and_every_one_that_a_node_takes_is_declared():
-    assert configured("parameters").keys() == names(parameters=True) | {"serving"}
+    assert configured("parameters").keys() == names(parameters=True)
 
 
 def test_every_node_is_named_by_its_function():

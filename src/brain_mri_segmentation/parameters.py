@@ -327,15 +327,17 @@ class PublishingParameters(Parameters):
 class ServingParameters(Parameters):
     """Limits of the HTTP service."""
 
-    max_upload_bytes: int = Field(ge=1024)
+    max_upload_bytes: int = Field(default=64 * 2**20, ge=1024)
     """Largest request; a larger one is cut off while it arrives."""
-    max_batch: int = Field(ge=1, le=256)
-    """Slices in one forward pass."""
-    max_waiting: int = Field(ge=1, le=10_000)
-    """Requests that may wait for the model; one more is told to come back later."""
-    max_waiting_bytes: int = Field(ge=2**20)
-    """Memory of the slices that wait for the model; a volume that does not fit beside them is told
-    to come back later."""
+    max_batch: int = Field(default=8, ge=1, le=256)
+    """Slices in one forward pass; more helps a GPU, not a CPU. Other requests wait for one such
+    batch of a volume before it is their turn."""
+    max_waiting: int = Field(default=64, ge=1, le=10_000)
+    """Slices that may be ahead of a new one; a volume counts as one batch. One more is told when to
+    come back."""
+    max_waiting_bytes: int = Field(default=512 * 2**20, ge=2**20)
+    """Memory of all requests, 11 bytes a pixel from the decoded slice to the finished answer; what
+    does not fit beside the others is told when to come back."""
 
 
 class ProjectParameters(Parameters):
@@ -365,7 +367,7 @@ class ProjectParameters(Parameters):
     evaluation: EvaluationParameters
     sweep: SweepParameters
     publishing: PublishingParameters
-    serving: ServingParameters
+    serving: ServingParameters = ServingParameters()
 
 
 def check_parameters(values: dict[str, object]) -> ProjectParameters:

@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 
 from brain_mri_segmentation.inference.predictor import Predictor
 from brain_mri_segmentation.models import Checkpoint, create_model
-from brain_mri_segmentation.serving.app import Service, create_app
+from brain_mri_segmentation.serving.app import Service, build_app
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -25,8 +25,8 @@ def predictor(parameters):
     torch.manual_seed(0)
     model = create_model("unet", {"channels": [4, 8]})
     preprocessing = parameters.preprocessing.model_dump() | {"image_size": 64, "threshold": 0.65}
-    metadata = {"val_dice": 0.25, "code": "0123456789abcdef"}
-    return Predictor(Checkpoint("unet", model.config, preprocessing, model.state_dict(), metadata))
+    weights, metadata = model.state_dict(), {"val_dice": 0.25}
+    return Predictor(Checkpoint("unet", model.config, preprocessing, weights, metadata))
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +36,7 @@ def settings(parameters):
 
 @pytest.fixture
 def client(settings, predictor):
-    with TestClient(create_app(Service(settings, predictor, "best.ckpt"))) as client:
+    with TestClient(build_app(Service(settings, predictor))) as client:
         yield client
 
 

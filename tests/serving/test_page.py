@@ -55,7 +55,19 @@ def shown_pixels(page):
     return int(page.inner_text("#figures").split("(")[1].split(" ")[0])
 
 
-def test_slices_are_shown_with_their_masks_and_figures(page, slices):
+def shown(page, count):
+    """Name, tumour pixels and what it was segmented with, of each slice that is shown."""
+    seen = []
+    for _ in range(count):
+        part = page.inner_text("#figures").split("; ")[1]
+        seen.append((page.inner_text("#name"), shown_pixels(page), part))
+        page.keyboard.press("ArrowRight")
+    return seen
+
+
+def test_slices_are_shown_with_their_masks_and_metrics(page, slices):
+    page.wait_for_function("document.getElementById('model').textContent.includes('unet')")
+    assert "Research use only, not a medical device." in page.inner_text("body")
     upload(page, slices)
     assert page.faults == []
     assert page.inner_text("#name") == "PHANTOM_CS_0000_1.tif"
@@ -84,21 +96,16 @@ def test_a_mask_is_downloaded_as_the_service_gives_it(page, slices, tmp_path):
     assert (mask == 255).sum() == shown_pixels(page)
 
 
-def test_a_refusal_is_said_beside_the_slices_that_worked(page, slices, tmp_path):
-    (tmp_path / "bad.png").write_bytes(b"no picture")
-    upload(page, [tmp_path / "bad.png", slices[0]])
-    assert (
-        page.inner_text("#errors") == "bad.png: The file is no TIFF, PNG or JPEG by its own bytes."
-    )
-    assert page.inner_text("#name") == "PHANTOM_CS_0000_1.tif"
-
-
-def test_files_that_are_no_pictures_are_named_and_masks_left_out(page, slices, tmp_path):
-    (tmp_path / "scan.dcm").write_bytes(b"DICM")
+def test_what_is_refused_or_left_out_is_said_beside_the_slices(page, slices, tmp_path):
+    for name in ("scan.dcm", "bad.png"):
+        (tmp_path / name).write_bytes(b"no picture")
     mask = slices[0].with_name("PHANTOM_CS_0000_1_mask.tif")
-    upload(page, [tmp_path / "scan.dcm", mask, *slices])
-    assert page.inner_text("#errors") == "scan.dcm: left out; no TIFF, PNG or JPEG by its name."
-    assert page.text_content("#count") == "3 of 3 slices"
+    upload(page, [tmp_path / "scan.dcm", tmp_path / "bad.png", mask, *slices])
+    assert sorted(page.inner_text("#errors").splitlines()) == [
+        "bad.png: The file is no TIFF, PNG or JPEG by its own bytes.",
+        "scan.dcm: left out; no TIFF, PNG or JPEG by its name.",
+    ]
+    assert page.text_content("#count") == "4 of 4 slices"
     assert page.inner_text("#number") == "1 of 3"
 
 
@@ -114,39 +121,21 @@ def test_the_chosen_slice_stands_out_in_light_and_dark(page, slices):
     assert min(page.evaluate(frame)) > 150
 
 
-def test_the_disclaimer_and_the_model_are_on_the_page(page):
-    page.wait_for_function("document.getElementById('model').textContent.includes('unet')")
-    assert "Research use only, not a medical device." in page.inner_text("body")
-
-
-def test_slices_of_a_folder_are_segmented_as_a_volume(page, slices, predictor):
-    volume = np.stack([tifffile.imread(path) for path in slices])
-    expected = predictor.predict(Volume(volume)).tumour_pixels.tolist()
-    alone = [predictor.predict(Volume(one[None])).tumour_pixels[0] for one in volume]
-    upload(page, slices)
-    found = []
-    for _ in slices:
-        assert page.inner_text("#figures").endswith("one of 3 slices of a volume.")
-        found.append(shown_pixels(page))
-        page.keyboard.press("ArrowRight")
-    assert found == expected
-    assert found != alone  # else it would show nothing
-
-
-def test_other_volumes_and_single_slices_stay_apart(page, slices, tmp_path):
-    shutil.copy(slices[0], tmp_path / "other_1.tif")
-    shutil.copy(slices[1], tmp_path / "other_2.tif")
-    shutil.copy(slices[2], tmp_path / "lone.tif")
+def test_slices_of_a_folder_are_a_volume_and_others_stay_apart(page, slices, predictor, tmp_path):
+    stack = np.stack([tifffile.imread(path) for path in slices])
+    expected = predictor.predict(Volume(stack)).tumour_pixels.tolist()
+    alone = [predictor.predict(Volume(image[None])).tumour_pixels[0] for image in stack]
+    assert expected != alone  # else it would show nothing
+    for path, name in zip(slices, ("other_1.tif", "other_2.tif", "lone.tif"), strict=True):
+        shutil.copy(path, tmp_path / name)
     upload(page, [*slices, *tmp_path.iterdir()])
-    said = []
-    for _ in range(6):
-        said.append((page.inner_text("#name"), page.inner_text("#figures").split("; ")[1]))
-        page.keyboard.press("ArrowRight")
-    assert said == [
-        ("lone.tif", "a slice by itself."),
-        ("other_1.tif", "one of 2 slices of a volume."),
-        ("other_2.tif", "one of 2 slices of a volume."),
-        *[(path.name, "one of 3 slices of a volume.") for path in slices],
+    lone, *other, first, second, third = shown(page, 6)
+    assert lone == ("lone.tif", alone[2], "a slice by itself.")
+    assert [of[0] for of in other] == ["other_1.tif", "other_2.tif"]
+    assert {of[2] for of in other} == {"one of 2 slices of a volume."}
+    assert [first, second, third] == [
+        (path.name, pixels, "one of 3 slices of a volume.")
+        for path, pixels in zip(slices, expected, strict=True)
     ]
 
 
@@ -168,25 +157,15 @@ def test_a_zip_and_a_stack_show_all_their_slices(page, slices, tmp_path):
     stack = np.stack([tifffile.imread(path) for path in slices])
     tifffile.imwrite(tmp_path / "stack.tif", stack, photometric="rgb")
     upload(page, [tmp_path / "patient.zip", tmp_path / "stack.tif"])
-    names = []
-    for _ in range(6):
-        names.append((page.inner_text("#name"), shown_pixels(page)))
-        page.keyboard.press("ArrowRight")
-    assert [name for name, _ in names] == [
-        *("patient_1", "patient_2", "patient_3"),
-        *("stack_1", "stack_2", "stack_3"),
-    ]
-    assert [pixels for _, pixels in names[:3]] == [pixels for _, pixels in names[3:]]
+    names, pixels, _ = zip(*shown(page, 6), strict=True)
+    assert names == tuple(f"{file}_{n}" for file in ("patient", "stack") for n in (1, 2, 3))
+    assert pixels[:3] == pixels[3:]
 
 
 def test_the_openapi_page_needs_no_internet(page, server):
-    elsewhere = []
-    page.on(
-        "request",
-        lambda request: (
-            None if request.url.startswith((server[0], "data:")) else elsewhere.append(request.url)
-        ),
-    )
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
     page.goto(f"{server[0]}/docs")
     page.wait_for_selector("[data-path='/segment/volume']")
-    assert elsewhere == page.faults == []
+    assert page.faults == []
+    assert all(url.startswith((server[0], "data:")) for url in asked)

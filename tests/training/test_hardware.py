@@ -48,7 +48,16 @@ def test_tensor_cores_multiply_in_tf32_while_a_gpu_trains_and_a_cpu_stays_exact(
     assert torch.get_float32_matmul_precision() == "highest"
 
 
-@pytest.mark.parametrize(("accelerator", "device"), [("auto", "cuda"), ("cpu", "cpu")])
-def test_a_model_leaves_a_gpu_alone_when_training_does(monkeypatch, accelerator, device):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+@pytest.mark.parametrize(
+    ("accelerator", "nvidia", "apple", "device"),
+    [
+        ("auto", True, False, "cuda"),
+        ("auto", False, True, "mps"),
+        ("auto", False, False, "cpu"),
+        ("cpu", True, True, "cpu"),
+    ],
+)
+def test_a_model_runs_where_training_does(monkeypatch, accelerator, nvidia, apple, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: nvidia)
+    monkeypatch.setattr(torch.mps, "is_available", lambda: apple)
     assert best_device(accelerator) == device

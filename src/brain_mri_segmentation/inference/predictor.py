@@ -196,12 +196,16 @@ class Predictor:
 
 
 def best_device(accelerator: str = "auto") -> str:
-    """Return ``cuda`` where there is a GPU, else ``cpu``.
+    """Return ``cuda`` or ``mps`` where there is such a GPU, else ``cpu``: where training runs, too.
 
     Args:
         accelerator: ``cpu`` leaves a GPU alone.
     """
-    return "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+    if accelerator == "cpu":
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.mps.is_available() else "cpu"
 
 
 def load_model(path: str | Path, device: str = "cpu") -> Predictor:

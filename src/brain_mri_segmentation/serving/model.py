@@ -8,7 +8,7 @@ from kedro.io import DataCatalog
 
 from brain_mri_segmentation.datasets import is_registered, is_remote, load_checkpoint
 from brain_mri_segmentation.errors import InputError, find_input_error
-from brain_mri_segmentation.inference.predictor import Predictor
+from brain_mri_segmentation.inference.predictor import Predictor, best_device
 from brain_mri_segmentation.parameters import ServingParameters, check_parameters
 
 ENTRY = "serving_model"
@@ -20,7 +20,7 @@ ENVIRONMENT_VARIABLE = "KEDRO_ENV"
 
 
 def load_serving_model(project: Path) -> tuple[Predictor, str]:
-    """Load the model to serve.
+    """Load the model to serve, on the device that training would use.
 
     Args:
         project: Folder that holds ``conf``.
@@ -31,10 +31,11 @@ def load_serving_model(project: Path) -> tuple[Predictor, str]:
     Raises:
         InputError: There is none, or it cannot be read; the message says what to run.
     """
-    if place := os.environ.get(MODEL_VARIABLE):
-        credentials = _config(project)["credentials"].get("storage") if is_remote(place) else None
-        return Predictor(load_checkpoint(place, credentials)), place
     config = _config(project)
+    device = best_device(check_parameters(config["parameters"]).training.accelerator)
+    if place := os.environ.get(MODEL_VARIABLE):
+        credentials = config["credentials"].get("storage") if is_remote(place) else None
+        return Predictor(load_checkpoint(place, credentials), device), place
     entry = config["catalog"].get(ENTRY)
     if entry is None:
         raise InputError(f"conf/base/catalog.yml has no entry '{ENTRY}'.")
@@ -42,7 +43,7 @@ def load_serving_model(project: Path) -> tuple[Predictor, str]:
         entry = entry | {"filepath": str(project / entry["filepath"])}
     catalog = DataCatalog.from_config({ENTRY: entry}, config["credentials"])
     try:
-        return Predictor(catalog.load(ENTRY)), entry["filepath"]
+        return Predictor(catalog.load(ENTRY), device), entry["filepath"]
     except Exception as error:
         if (input_error := find_input_error(error)) is None:
             raise

@@ -17,7 +17,7 @@ class ModelCard(Answer):
 
     model_name: str = Field(examples=["unet"])
     model_version: str = Field(
-        description="Commit that trained it, or `unknown`.", examples=["00cfa24f1ac9"]
+        description="Digest of its weights and preprocessing.", examples=["00cfa24f1ac9b7d2"]
     )
     image_size: int = Field(description="Pixels a side that the model sees.", examples=[256])
     val_dice: float | None = Field(
@@ -45,19 +45,16 @@ class RunLengths(Answer):
     runs: list[int] = Field(examples=[[30_000, 12, 244, 14, 35_266]])
 
 
-def run_lengths(mask: np.ndarray) -> list[int]:
-    """Encode a mask row by row: lengths of runs, background first (0 if the first pixel is tumour).
-
-    Args:
-        mask: (H, W) uint8, 0 or 255.
-    """
+def run_lengths(mask: np.ndarray) -> dict[str, object]:
+    """Return a mask, (H, W) uint8 of 0 and 255, as ``RunLengths`` describes it."""
     flat = mask.ravel() > 0
     changes = np.flatnonzero(np.diff(flat)) + 1
     lengths = np.diff(np.concatenate([[0], changes, [flat.size]])).tolist()
-    return [0, *lengths] if flat[0] else lengths
+    runs = [0, *lengths] if flat[0] else lengths
+    return {"encoding": "row-major runs, background first", "runs": runs}
 
 
-class SliceFigures(Answer):
+class SliceMetrics(Answer):
     """What was found in one slice."""
 
     height: int = Field(examples=[256])
@@ -67,6 +64,11 @@ class SliceFigures(Answer):
     confidence: float = Field(
         ge=0, le=1, description="Mean probability of the class that was chosen.", examples=[0.99]
     )
+    expected_dice: float | None = Field(
+        description="Dice that the model expects of its own mask; null: there is no tumour, and "
+        "nothing that may be.",
+        examples=[0.41],
+    )
     review: str | None = Field(
         description="Why a person should look at it; null: nothing found.",
         examples=["the model is uncertain: it expects a Dice of 0.41 of its own mask"],
@@ -75,14 +77,14 @@ class SliceFigures(Answer):
     picture: str | None = Field(None, description="Data URL of the picture that `output` names.")
 
 
-class SliceAnswer(ModelCard, SliceFigures):
+class SliceAnswer(ModelCard, SliceMetrics):
     """One slice."""
 
 
 class VolumeAnswer(ModelCard):
     """The slices of a volume, and their sum."""
 
-    slices: list[SliceFigures]
+    slices: list[SliceMetrics]
     tumour_pixels: int
     tumour_fraction: float = Field(ge=0, le=1)
     slices_with_tumour: int
@@ -115,13 +117,13 @@ REFUSALS: Documented = NO_MODEL | {
 }
 _HEADERS = {
     "X-Model-Name": "Architecture.",
-    "X-Model-Version": "Commit that trained the model.",
+    "X-Model-Version": "Digest of its weights and preprocessing.",
     "X-Tumour-Fraction": "Share of all pixels, 0 to 1.",
 }
 
 
-def picture_or(figures: type[Answer], media_type: str) -> Documented:
-    """Describe a result that is a picture, or figures where JSON is asked for."""
+def picture_or(metrics: type[Answer], media_type: str) -> Documented:
+    """Describe a result that is a picture, or metrics where JSON is asked for."""
     headers = {
         name: {"description": text, "schema": {"type": "string"}} for name, text in _HEADERS.items()
     }
@@ -129,7 +131,7 @@ def picture_or(figures: type[Answer], media_type: str) -> Documented:
         200: {
             "description": "The result.",
             "headers": headers,
-            "model": figures,  # stands under application/json
+            "model": metrics,  # stands under application/json
             "content": {media_type: {"schema": {"type": "string", "format": "binary"}}},
         }
     }

@@ -1,0 +1,150 @@
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+from fastapi import HTTPException
+from prometheus_client import CollectorRegistry
+
+from brain_mri_segmentation.imaging.volume import Volume
+from brain_mri_segmentation.parameters import ServingParameters
+from brain_mri_segmentation.serving.queue import ModelQueue
+
+SLICE_BYTES = 64 * 64 * 11
+
+
+class Client:
+    """Is there until it goes."""
+
+    gone = False
+
+    async def is_disconnected(self):
+        return self.gone
+
+
+class Model:
+    """Remembers whose batches it ran, and stops before each until it may go on."""
+
+    def __init__(self, **settings):
+        self.registry = CollectorRegistry()
+        limits = {"max_batch": 4, "max_waiting": 8, "max_waiting_bytes": 2**30} | settings
+        self.queue = ModelQueue(ServingParameters(**limits), self.registry)
+        self.ran = []
+        self.go = threading.Event()
+        self.fail = False
+
+    def steps(self, name, batches):
+        for _ in range(batches):
+            assert self.go.wait(5)
+            if self.fail:
+                raise RuntimeError("the model failed")
+            self.ran.append(name)
+            yield None
+        yield name
+
+    def ask(self, name, slices=1, batches=1, client=None):
+        """Ask for a result as a route does, and return the task that waits for it."""
+        volume = Volume(np.zeros((slices, 64, 64, 3), np.uint8))
+
+        async def request():
+            with self.queue.place(volume):
+                steps = self.steps(name, batches)
+                return await self.queue.run(steps, slices, client or Client())
+
+        return asyncio.create_task(request())
+
+    async def refuses(self, *args):
+        with pytest.raises(HTTPException) as caught:
+            await self.ask("refused", *args)
+        assert caught.value.status_code == 429
+        assert int(caught.value.headers["Retry-After"]) >= 1
+
+
+async def soon():
+    """Let the tasks and the thread get as far as they can."""
+    await asyncio.sleep(0.05)
+
+
+def test_everybody_gets_their_own_result_and_is_counted():
+    async def run():
+        model = Model(max_waiting=50)
+        model.go.set()
+        tasks = [model.ask(number) for number in range(40)]
+        assert await asyncio.gather(*tasks) == list(range(40))
+        assert model.registry.get_sample_value("segmented_slices_total") == 40
+
+    asyncio.run(run())
+
+
+def test_a_volume_lets_slices_in_after_each_batch():
+    async def run():
+        model = Model()
+        tasks = [model.ask("volume", 12, batches=3)]
+        await soon()  # its first batch is in the model now
+        tasks += [model.ask("slice"), model.ask("other slice")]
+        await soon()
+        model.go.set()
+        await asyncio.gather(*tasks)
+        # A slice is two steps, the forward pass and the masks; the volume takes one in between.
+        assert model.ran == ["volume", "slice", "other slice", "volume", "volume"]
+
+    asyncio.run(run())
+
+
+def test_nothing_more_is_computed_for_a_client_that_has_gone():
+    async def run():
+        model, client, waiting = Model(), Client(), Client()
+        volume = model.ask("volume", 12, batches=3, client=client)
+        slice_ = model.ask("slice", client=waiting)
+        await soon()
+        client.gone = waiting.gone = True
+        model.go.set()
+        for task in (volume, slice_):
+            with pytest.raises(HTTPException) as caught:
+                await task
+            assert caught.value.status_code == 408
+        assert model.ran == ["volume"]
+        assert model.registry.get_sample_value("slices_in_progress") == 0
+
+    asyncio.run(run())
+
+
+def test_a_full_queue_refuses_and_recovers():
+    async def run():
+        model = Model()
+        tasks = [model.ask("volume", 512), *(model.ask(number) for number in range(4))]
+        await soon()
+        await model.refuses()  # 4 of the volume and 4 single ones are ahead
+        model.go.set()
+        assert await asyncio.gather(*tasks) == ["volume", 0, 1, 2, 3]
+        assert await model.ask("later") == "later"
+
+    asyncio.run(run())
+
+
+def test_volumes_that_would_not_fit_into_memory_together_are_refused():
+    async def run():
+        model = Model(max_waiting_bytes=300 * SLICE_BYTES)
+        first = model.ask("first", 200)
+        await soon()
+        await model.refuses(101)
+        second = model.ask("second", 100)
+        await soon()
+        model.go.set()
+        assert await asyncio.gather(first, second) == ["first", "second"]
+        assert await model.ask("alone", 400) == "alone"  # more than the limit, but alone
+
+    asyncio.run(run())
+
+
+def test_a_failing_model_fails_its_own_request_alone():
+    async def run():
+        model = Model()
+        model.go.set()
+        model.fail = True
+        with pytest.raises(RuntimeError, match="the model failed"):
+            await model.ask("failing")
+        model.fail = False
+        assert await model.ask("next") == "next"
+
+    asyncio.run(run())
