@@ -35,10 +35,10 @@ demo: install  ## run the whole project on a synthetic cohort, offline
 	@echo 'Figures:  data/demo/08_reporting/unet_efficientnet/*.png'
 	@echo 'Pipeline: .venv/bin/kedro viz --env demo     Runs: make runs'
 
-test: install  ## run all tests, with a floor for their coverage
+test: install  ## run all tests; they must run 90 % of the lines
 	$(BIN)/pytest --numprocesses logical --dist loadfile --cov
 
-test-fast: install  ## run the tests that neither train nor start a process, in under three minutes
+test-fast: install  ## run all but the slow tests, in under three minutes
 	$(BIN)/pytest --numprocesses logical --dist loadfile -m 'not slow'
 
 lint: install  ## check style, formatting, types, imports and spelling

@@ -37,7 +37,7 @@ def test_the_probability_is_the_mean_of_all_architectures_and_temperatures(make_
     assert np.allclose(found, expected, atol=1e-6)
 
 
-def test_mirroringping_is_a_choice_of_the_ensemble_and_not_of_its_members(make_member):
+def test_mirroring_is_a_choice_of_the_ensemble_and_not_of_its_members(make_member):
     members = {
         "a": make_member("unet", 1, mirroring=True),
         "b": make_member("unet", 2, mirroring=False),

@@ -13,8 +13,6 @@ import httpx
 import pytest
 from bad_inputs import DOCUMENTED, FILES, RGB, VOLUMES, encode
 
-pytestmark = pytest.mark.slow
-
 FORM = {"Content-Type": "multipart/form-data; boundary=b"}
 NAMES = b'; name="file"; filename="a.png"'
 PART = b"--b\r\nContent-Disposition: form-data" + NAMES + b"\r\n\r\n"

@@ -11,8 +11,6 @@ from PIL import Image
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import negative_data_rejection
 
-pytestmark = pytest.mark.slow
-
 HEALTHY = ["/health", "/ready", "/metrics"]
 BOUNDED = settings(
     max_examples=25,

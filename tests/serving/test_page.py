@@ -12,10 +12,9 @@ from brain_mri_segmentation.imaging.volume import Volume
 
 sync_api = pytest.importorskip("playwright.sync_api")
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(shutil.which("chromium") is None, reason="there is no chromium here"),
-]
+pytestmark = pytest.mark.skipif(
+    shutil.which("chromium") is None, reason="there is no chromium here"
+)
 
 
 @pytest.fixture

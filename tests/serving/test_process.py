@@ -9,10 +9,7 @@ import time
 
 import httpx
 import numpy as np
-import pytest
 from PIL import Image
-
-pytestmark = pytest.mark.slow
 
 UVICORN_WITH_A_BROKEN_MODEL = """
 import uvicorn
