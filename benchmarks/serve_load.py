@@ -25,14 +25,12 @@ from PIL import Image
 from brain_mri_segmentation.cohort.phantom import make_volume
 from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.inference.predictor import load_model
-from brain_mri_segmentation.runtime.memory import keep_freed_memory
 
 PROJECT = Path(__file__).resolve().parents[1]
 
 
 def bare(checkpoint: Path, images: list[np.ndarray], seconds: float) -> float:
     """Return slices a second of ``Predictor.predict`` alone, with memory kept as in the service."""
-    keep_freed_memory()
     model = load_model(checkpoint)
     model.predict(Volume(images[0][None]))
     started, count = time.perf_counter(), 0

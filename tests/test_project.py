@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import io
 import json
 import shutil
 import subprocess
@@ -16,18 +17,22 @@ import pytest
 import tifffile
 import torch
 import yaml
+from fastapi.testclient import TestClient
 from hub_server import TOKEN
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from nbclient import NotebookClient
 from PIL import Image
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
+from typer.testing import CliRunner
 
+from brain_mri_segmentation import cli
 from brain_mri_segmentation.cohort.phantom import write_cohort
 from brain_mri_segmentation.errors import find_input_error
-from brain_mri_segmentation.imaging.volume import Volume
+from brain_mri_segmentation.imaging import Volume, read_volume
 from brain_mri_segmentation.inference.predictor import load_model
 from brain_mri_segmentation.models import Checkpoint
+from brain_mri_segmentation.serving.app import create_app
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +61,11 @@ class Project:
         write_cohort(folder / "data/01_raw", patients=5, slices=6, size=64, seed=1)
 
     def run(
-        self, pipelines: str | list[str] = "__default__", env: str = "local", **parameters: object
+        self,
+        pipelines: str | list[str] = "__default__",
+        env: str = "local",
+        only_missing_outputs: bool = False,
+        **parameters: object,
     ) -> None:
         bootstrap_project(self.folder)
         with (
@@ -65,7 +74,7 @@ class Project:
         ):
             try:
                 names = [pipelines] if isinstance(pipelines, str) else pipelines
-                session.run(pipeline_names=names)
+                session.run(pipeline_names=names, only_missing_outputs=only_missing_outputs)
             finally:  # kedro-mlflow leaves it to the end of the process
                 while mlflow.active_run() is not None:
                     mlflow.end_run()
@@ -219,6 +228,50 @@ def test_any_folder_is_segmented_and_a_broken_file_is_listed_at_the_end(project,
         path = f"PHANTOM_CS_0000/PHANTOM_CS_0000_{n}.png"
         assert np.array_equal(np.asarray(Image.open(output / "masks" / path)), mask)
         assert Image.open(output / "overlays" / path).mode == "RGB"
+
+
+def test_an_interrupted_run_over_a_folder_is_not_reported_as_the_whole(project, tmp_path):
+    slices = project.data("01_raw/kaggle_3m/PHANTOM_CS_0000")
+    model = str(project.data("06_models/unet/best.ckpt"))
+    done = {"input": str(tmp_path / "in"), "serving_model": model}
+    summary = project.data("08_reporting/inference/summary.csv")
+    masks = project.data("07_model_output/inference/masks")
+    (tmp_path / "in").mkdir()
+
+    def add(name):
+        shutil.copy(slices / "PHANTOM_CS_0000_3.tif", tmp_path / f"in/{name}.tif")
+
+    add("a")
+    project.run("inference", **done)
+    before = (masks / "a.png").stat().st_mtime_ns
+    for name in "bcd":
+        add(name)
+    (masks / "c.png").mkdir()  # which no file can replace
+    assert "c.png could not be written" in project.refusal("inference", **done)
+    assert (masks / "b.png").exists()
+    assert not (masks / "d.png").exists()
+    (masks / "c.png").rmdir()
+    project.run("inference", only_missing_outputs=True, **done)
+    assert pd.read_csv(summary)["slice"].tolist() == ["a", "b", "c", "d"]
+    assert (masks / "d.png").exists()
+    assert (masks / "a.png").stat().st_mtime_ns == before
+
+
+def test_command_service_and_pipeline_give_the_same_bytes(project, tmp_path):
+    slices = sorted(project.data("01_raw/kaggle_3m/PHANTOM_CS_0000").glob("*[0-9].tif"))
+    stack = tmp_path / "scan.tif"
+    tifffile.imwrite(stack, np.stack([tifffile.imread(path) for path in slices]))
+    model = str(project.data("06_models/unet/best.ckpt"))
+    project.run("inference", input=str(stack), serving_model=model)
+    arguments = ["segment", str(stack), "--output", str(tmp_path / "out"), "--model", model]
+    assert CliRunner().invoke(cli.app, arguments).exit_code == 0
+    with TestClient(create_app(model)) as client:
+        answer = client.post("/segment/volume", files={"files": stack.read_bytes()})
+    expected = load_model(model).predict(read_volume(stack)).mask
+    assert expected.any()
+    assert np.array_equal(tifffile.imread(io.BytesIO(answer.content)), expected)
+    assert (tmp_path / "out/masks/scan.tif").read_bytes() == answer.content
+    assert project.data("07_model_output/inference/masks/scan.tif").read_bytes() == answer.content
 
 
 def test_a_finished_model_is_scored_on_another_cohort(project, tmp_path):

@@ -356,7 +356,7 @@ class ProjectParameters(Parameters):
     split_manifest: str | None = None
     """CSV with the columns patient and split, which replaces the seeded split."""
     input: str | None = None
-    """Folder of slices, or one slice, for the inference pipeline."""
+    """Slice, stack, zip or folder of them, for the inference pipeline."""
     serving_model: str | None = None
     """Checkpoint or exported folder that is served, that segments folders and that ``--env score``
     scores, when it is not the shipped one."""

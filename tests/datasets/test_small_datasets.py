@@ -11,6 +11,7 @@ from brain_mri_segmentation.datasets import (
     CheckpointDataset,
     ExperimentLoggerDataset,
     ExportedModelDataset,
+    FolderDataset,
     OptionalTableDataset,
     ReportsDataset,
     WorkspaceDataset,
@@ -145,3 +146,10 @@ def test_reports_are_found_by_model_and_none_is_no_error(tmp_path):
     (tmp_path / "unet/metrics.json").write_text('{"dice": 0.5}')
     (tmp_path / "cohort_problems.csv").write_text("")
     assert {name: read() for name, read in dataset.load().items()} == {"unet": {"dice": 0.5}}
+
+
+def test_a_folder_is_a_place_and_one_that_is_not_named_is_asked_for(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"picture")
+    assert FolderDataset(str(tmp_path)).load().read("a.png") == b"picture"
+    with pytest.raises(DatasetError, match="Name a folder of slices.*--params input=PATH"):
+        FolderDataset(None).load()

@@ -10,11 +10,14 @@ from PIL import Image
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.imaging.readers import (
     NotAnImage,
+    Unreadable,
+    find_volumes,
     read_files,
     read_slice,
     read_volume,
 )
 from brain_mri_segmentation.imaging.volume import MOST_SLICES
+from brain_mri_segmentation.runtime.files import Folder
 
 RGB = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 GREY = RGB[..., 0]
@@ -81,12 +84,11 @@ def test_slices_of_a_volume_share_the_scale_of_16_bits():
     expected = np.clip(np.rint(dim / top * 255), 0, 255)
     for contents in ([tiff(bright), tiff(dim)], [tiff(np.stack([bright, dim]))]):
         assert np.array_equal(read_volume(contents).slices[1, ..., 0], expected)
-    files = {"bright": tiff(bright), "dim": tiff(dim), "text": b"text"}
-    (volume,), problems = read_files(files, "scan")
+    files = readers(bright=tiff(bright), text=b"text", dim=tiff(dim))
+    problem, volume = read_files(files, "scan")
     assert (volume.name, volume.names) == ("scan", ("bright", "dim"))
     assert np.array_equal(volume.slices[1, ..., 0], expected)
-    assert list(problems) == ["text"]
-    assert problems["text"].startswith("The file is no TIFF")
+    assert problem == Unreadable("text", "The file is no TIFF, PNG or JPEG by its own bytes.")
 
 
 def test_too_many_pages_are_refused_before_they_are_read():
@@ -156,20 +158,88 @@ def test_slices_of_a_volume_have_one_size():
     reason = "80 x 64 pixels, and the first slice of its volume 50 x 40"
     with pytest.raises(InputError, match=f"File 2 of 2: .*{reason}"):
         read_volume([small, large])
-    (volume,), problems = read_files({"s_1": small, "s_2": large, "s_3": small}, "s")
+    problem, volume = read_files(readers(s_1=small, s_2=large, s_3=small), "s")
     assert volume.names == ("s_1", "s_3")
-    assert reason in problems["s_2"]
+    assert problem.path == "s_2"
+    assert reason in problem.reason
 
 
 def test_stacks_and_zips_between_slices_are_volumes_of_their_own():
     stack = tiff(np.stack([GREY, 255 - GREY, GREY // 2]), photometric="minisblack")
-    files = {"s_1": encode(RGB), "s_2": stack, "s_3": zipped(**PICTURES), "s_4": encode(RGB)}
-    volumes, problems = read_files(files, "s")
-    assert not problems
+    files = readers(s_1=encode(RGB), s_2=stack, s_3=zipped(**PICTURES), s_4=encode(RGB))
+    volumes = list(read_files(files, "s"))
     assert [(volume.name, volume.names, volume.in_one_file) for volume in volumes] == [
-        ("s", ("s_1", "s_4"), False),
         ("s_2", ("s_2_1", "s_2_2", "s_2_3"), True),
         ("s_3", ("p/p_9", "p/p_10"), True),
+        ("s", ("s_1", "s_4"), False),
     ]
-    assert np.array_equal(volumes[1].slices[2, ..., 0], GREY // 2)
-    assert np.array_equal(volumes[2].slices, IN_ORDER)
+    assert np.array_equal(volumes[0].slices[2, ..., 0], GREY // 2)
+    assert np.array_equal(volumes[1].slices, IN_ORDER)
+    assert np.array_equal(volumes[2].slices, np.stack([RGB, RGB]))
+    assert len({volume.digest for volume in volumes}) == 3
+
+
+def readers(**files):
+    return {name: lambda content=content: content for name, content in files.items()}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("p/p_1.tif", "p/p_1_mask.tif", "p/._p_1.tif", "single.PNG", "notes.txt", "z.zip"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(name.encode())
+    return tmp_path / "in"
+
+
+def found(*places, **options):
+    volumes = find_volumes(*(Folder.at(str(place)) for place in places), **options)
+    return {name: [read().decode() for read in files.values()] for name, files in volumes.items()}
+
+
+def test_volumes_are_found_in_any_folder_without_masks_and_hidden_files(folder):
+    assert found(folder) == {"p/p": ["p/p_1.tif"], "single": ["single.PNG"], "z": ["z.zip"]}
+    assert found(folder / "single.PNG") == {"single": ["single.PNG"]}
+
+
+def test_files_that_differ_by_their_ending_alone_are_both_found(folder):
+    (folder / "single.tif").write_bytes(b"other")
+    volumes = found(folder)
+    assert (volumes["single"], volumes["single.tif"]) == (["single.PNG"], ["other"])
+
+
+def test_several_places_are_searched_together(folder):
+    (folder / "p/p_2.tif").write_bytes(b"p/p_2.tif")
+    assert found(folder / "p", folder / "z.zip") == {
+        "p/p": ["p/p_1.tif", "p/p_2.tif"],
+        "z": ["z.zip"],
+    }
+    assert found(folder / "p/p_1.tif", folder / "p/p_2.tif") == {"p": ["p/p_1.tif", "p/p_2.tif"]}
+    with pytest.raises(InputError, match="in holds a second in/p/p_1, whose results"):
+        found(folder, folder)
+
+
+def test_results_that_lie_in_the_folder_are_left_out(folder):
+    leave_out = Folder.at(str(folder / "p"))
+    assert found(folder, leave_out=leave_out).keys() == {"single", "z"}
+
+
+def test_a_file_that_cannot_be_opened_is_left_out_alone(folder):
+    files = find_volumes(Folder.at(str(folder)))["p/p"]
+    (folder / "p/p_1.tif").unlink()
+    (problem,) = read_files(files, "p/p")
+    assert problem.path == "p/p_1"
+    assert "cannot be opened" in problem.reason
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere", "nowhere does not exist"),
+        (".", "holds no TIFF, PNG, JPEG or zip"),
+        ("notes.txt", "holds no TIFF, PNG, JPEG or zip"),
+    ],
+)
+def test_a_place_without_slices_is_refused(tmp_path, name, message):
+    (tmp_path / "notes.txt").write_text("no slice")
+    with pytest.raises(InputError, match=message):
+        found(tmp_path / name)

@@ -16,8 +16,9 @@ import torch
 from kedro.config import OmegaConfigLoader
 
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.models import Checkpoint, write_atomically
+from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import PreprocessingParameters, TrainingParameters
+from brain_mri_segmentation.runtime.files import write_atomically
 from brain_mri_segmentation.training import Partition, TrainingConfig, fit_model
 from brain_mri_segmentation.training.callbacks import AtomicCheckpointIO
 from brain_mri_segmentation.training.module import SegmentationModule

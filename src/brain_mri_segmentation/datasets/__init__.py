@@ -13,7 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "checkpoint_dataset": ["CheckpointDataset", "is_registered", "load_checkpoint"],
         "experiment_logger_dataset": ["ExperimentLoggerDataset"],
         "exported_model_dataset": ["ExportedModelDataset"],
-        "image_folder_dataset": ["ImageFolderDataset"],
+        "folder_dataset": ["FolderDataset"],
         "optional_table_dataset": ["OptionalTableDataset"],
         "raw_slices_dataset": ["RawSlicesDataset"],
         "registered_model_dataset": ["RegisteredModelDataset", "Release"],

@@ -10,10 +10,12 @@
 | what a decoder would change in silence, or what no slice can be | refused with the reason |
 """
 
+import hashlib
 import io
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -22,11 +24,13 @@ from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.imaging.naming import (
     ENDINGS,
     count_volumes,
+    group_volumes,
     may_be_slice,
     natural_key,
     without_ending,
 )
 from brain_mri_segmentation.imaging.volume import MOST_PIXELS, MOST_SLICES, Volume, page_names
+from brain_mri_segmentation.runtime.files import FileReader, Folder
 
 SMALLEST_SIDE, LARGEST_SIDE = 32, 4096
 _MAGIC = {
@@ -40,6 +44,9 @@ _MOST_UNPACKED = 4 * MOST_PIXELS  # bytes of all zips of a volume
 _BRIGHTEST = 99.9  # percentile that becomes 255 in a picture of more than 8 bits
 _PHOTOMETRIC, _ORIENTATION, _SAMPLE_FORMAT = 262, 274, 339  # tags of TIFF and EXIF
 _WHITE_IS_ZERO, _UPRIGHT, _SIGNED = 0, 1, 2
+
+Files = dict[str, FileReader]
+"""Readers of the files of a volume, in order, by path without ending."""
 
 _Members = Sequence[tuple[str, bytes]]  # files with one or more slices of a volume, by name
 
@@ -68,49 +75,96 @@ def read_volume(source: str | Path | bytes | Sequence[bytes], name: str = "volum
     if isinstance(source, str | Path):
         path = Path(source)
         if path.is_dir():
-            return _to_volume(path.name, *_read(_read_folder(path)))
+            return _to_volume(path.name, _read_folder(path))
         if not path.is_file():
             raise InputError(f"There is no file or folder {path}.")
         source, name = path.read_bytes(), path.stem
     if isinstance(source, bytes):
-        pages, names = _read(_members(name, source))
-        return _to_volume(name, pages, names, _holds_volume(source, pages))
+        return _read_file(name, source)
     members: list[tuple[str, bytes]] = []
     room = _MOST_UNPACKED
     for number, content in enumerate(source, start=1):
         found = _members(f"{name}_{number}", content, room)
         room -= sum(len(file) for _, file in found)
         members += found
-    return _to_volume(name, *_read(members))
+    return _to_volume(name, members)
 
 
-def read_files(files: Mapping[str, bytes], name: str) -> tuple[list[Volume], dict[str, str]]:
-    """Read what lies in a folder under the name of one volume, and leave out what is no slice.
+class Unreadable(NamedTuple):
+    """A file that is left out."""
+
+    path: str
+    reason: str
+
+
+def find_volumes(*places: Folder, leave_out: Folder | None = None) -> dict[str, Files]:
+    """Search folders for slices, stacks and zips.
 
     Args:
-        files: The files, in order, by path without ending.
-        name: Of the volume whose slices are files of their own.
+        places: Folders, searched with all that is in them, or single files. Of several, folders
+            give their own names to what is in them.
+        leave_out: What is in this folder, such as the results of an earlier run.
 
     Returns:
-        That volume, if there are such slices, and one for each stack or zip, called as its file;
-        and what is wrong with other files, by path.
+        For each volume by its name a reader of its files by their paths without ending, at most
+        512; files of one folder named ``<volume>_<number>`` are a volume, any other is by itself.
+
+    Raises:
+        InputError: A place does not exist or holds nothing, or two hold files of the same path.
     """
-    volumes: list[Volume] = []
-    problems: dict[str, str] = {}
+    files: Files = {}
+    for place in places:
+        found: Files = {}
+        for name, read in place.files().items():
+            ours = leave_out is not None and leave_out.holds(place, name)
+            if name.lower().endswith(ENDINGS) and may_be_slice(name) and not ours:
+                path = without_ending(name)  # beside scan.tif, a scan.png keeps its ending
+                found[name if path in found else path] = read
+        if not found:
+            state = "holds no TIFF, PNG, JPEG or zip" if place.exists() else "does not exist"
+            raise InputError(f"{place.path} {state}.")
+        if len(places) > 1 and not place.is_file:
+            found = {f"{place.name}/{path}": read for path, read in found.items()}
+        if both := files.keys() & found.keys():
+            raise InputError(
+                f"{place.path} holds a second {min(both)}, whose results would replace those of "
+                "the first. Segment the places one by one, into folders of their own."
+            )
+        files |= found
+    groups = group_volumes(list(files))
+    return {name: {path: files[path] for path in paths} for name, paths in groups.items()}
+
+
+def read_files(files: Mapping[str, FileReader], name: str) -> Iterator[Volume | Unreadable]:
+    """Read what was found under the name of one volume, one file in memory beside its slices.
+
+    Args:
+        files: Readers of the files, in order, by path without ending.
+        name: Of the volume whose slices are files of their own.
+
+    Yields:
+        A volume for each stack or zip, called as its file; what is left out; and at the end the
+        volume of the single slices.
+    """
     slices: dict[str, np.ndarray] = {}
-    for path, content in files.items():
+    digests: list[tuple[str, bytes]] = []
+    for path, read in files.items():
         try:
-            pages, names = _read(_members(path, content))
-            if _holds_volume(content, pages):
-                volumes.append(_to_volume(path, pages, names, in_one_file=True))
-            else:
+            content = read()
+            pages, names = _read(members := _members(path, content))
+            if not _holds_volume(content, pages):
                 _check_same_size(pages, next(iter(slices.values()), pages[0]))
-                slices[path] = pages[0]
         except InputError as error:
-            problems[path] = str(error)
+            yield Unreadable(path, str(error))
+            continue
+        if _holds_volume(content, pages):
+            yield Volume(_to_slices(pages), path, tuple(names), True, _digest(members))
+        else:
+            slices[path] = pages[0]
+            digests.append((path, _digest(members).encode()))
     if slices:
-        volumes.insert(0, _to_volume(name, list(slices.values()), list(slices)))
-    return volumes, problems
+        pages = list(slices.values())
+        yield Volume(_to_slices(pages), name, tuple(slices), digest=_digest(digests))
 
 
 def read_slice(content: bytes) -> Volume:
@@ -126,12 +180,31 @@ def read_slice(content: bytes) -> Volume:
             "The file holds several pages, and one slice is expected. "
             "A stack is a volume, not a slice."
         )
-    return _to_volume("slice", pages, ["slice"])
+    return Volume(_to_slices(pages), "slice")
 
 
 def is_zip(content: bytes) -> bool:
     """Say whether a file is a zip by its own bytes; an empty one is, too."""
     return content.startswith((b"PK\x03\x04", b"PK\x05\x06"))
+
+
+def _read_file(name: str, content: bytes) -> Volume:
+    pages, names = _read(members := _members(name, content))
+    in_one_file = _holds_volume(content, pages)
+    return Volume(_to_slices(pages), name, tuple(names), in_one_file, _digest(members))
+
+
+def _to_volume(name: str, members: _Members) -> Volume:
+    pages, names = _read(members)
+    return Volume(_to_slices(pages), name, tuple(names), digest=_digest(members))
+
+
+def _digest(members: _Members) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name, content in members:
+        digest.update(f"{len(name)} {name} {len(content)} ".encode())
+        digest.update(content)
+    return digest.hexdigest()
 
 
 def _holds_volume(content: bytes, pages: Sequence[np.ndarray]) -> bool:
@@ -338,15 +411,14 @@ def _check_same_size(pages: Sequence[np.ndarray], first: np.ndarray) -> None:
             )
 
 
-def _to_volume(
-    name: str, pages: Sequence[np.ndarray], names: Sequence[str], in_one_file: bool = False
-) -> Volume:
-    """Bring pages of more than 8 bits to (H, W, 3) uint8, on a scale that they share."""
+def _to_slices(pages: Sequence[np.ndarray]) -> np.ndarray:
+    """Return (N, H, W, 3) uint8; pages of more than 8 bits are brought to a scale they share."""
     deep = [page for page in pages if page.ndim == 2]
     brightest = max((np.percentile(page, _BRIGHTEST) for page in deep), default=0)
     brightest = brightest or max((page.max() for page in deep), default=0) or 1
-    slices = [page if page.ndim == 3 else _to_8_bits(page, float(brightest)) for page in pages]
-    return Volume(np.stack(slices), name, tuple(names), in_one_file)
+    return np.stack(
+        [page if page.ndim == 3 else _to_8_bits(page, float(brightest)) for page in pages]
+    )
 
 
 def _to_8_bits(grey: np.ndarray, brightest: float) -> np.ndarray:

@@ -17,8 +17,8 @@ class Volume:
         name: What it is called, such as ``patient/patient``.
         names: What its slices are called; by default ``<name>_1``, ``<name>_2`` and so on, or
             ``<name>`` alone.
-        in_one_file: Whether several slices came in one file, such as a stack or a zip, and go
-            back in one.
+        in_one_file: Whether the slices came in one file, a stack or a zip, and go back in one.
+        digest: Hexadecimal digits that tell the files apart that it was read from.
 
     Raises:
         ValueError: The slices have another shape or dtype, or there is none.
@@ -28,6 +28,7 @@ class Volume:
     name: str = "volume"
     names: tuple[str, ...] = ()
     in_one_file: bool = False
+    digest: str = ""
 
     def __post_init__(self) -> None:
         shape, dtype = self.slices.shape, self.slices.dtype

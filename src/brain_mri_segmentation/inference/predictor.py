@@ -32,7 +32,7 @@ from brain_mri_segmentation.inference.postprocessing import (
     resize_probability,
 )
 from brain_mri_segmentation.inference.review import expected_dice, reason_to_review
-from brain_mri_segmentation.models import Checkpoint
+from brain_mri_segmentation.models import SHIPPED_MODEL, Checkpoint
 from brain_mri_segmentation.parameters import PreprocessingParameters
 from brain_mri_segmentation.runtime.memory import keep_freed_memory
 
@@ -208,11 +208,12 @@ def best_device(accelerator: str = "auto") -> str:
     return "mps" if torch.mps.is_available() else "cpu"
 
 
-def load_model(path: str | Path, device: str = "cpu") -> Predictor:
+def load_model(path: str | Path = SHIPPED_MODEL, device: str = "cpu") -> Predictor:
     """Rebuild a model from its path alone, preprocessing included.
 
     Args:
-        path: A checkpoint, or a folder that the publishing pipeline exported.
+        path: A checkpoint, or a folder that the publishing pipeline exported; by default the model
+            that comes with the package.
         device: Where it runs, such as ``cpu`` or ``cuda``.
 
     Raises:

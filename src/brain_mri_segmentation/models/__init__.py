@@ -6,7 +6,7 @@ from brain_mri_segmentation.models import (  # noqa: F401 - each registers itsel
     unet,
     unet_efficientnet,
 )
-from brain_mri_segmentation.models.checkpoint import RUN_FILE, Checkpoint, write_atomically
+from brain_mri_segmentation.models.checkpoint import RUN_FILE, SHIPPED_MODEL, Checkpoint
 from brain_mri_segmentation.models.ensemble import EnsembleOptions, combine, find_checkpoints
 from brain_mri_segmentation.models.registry import (
     SegmentationModel,
@@ -18,6 +18,7 @@ from brain_mri_segmentation.models.registry import (
 
 __all__ = [
     "RUN_FILE",
+    "SHIPPED_MODEL",
     "Checkpoint",
     "EnsembleOptions",
     "SegmentationModel",
@@ -27,5 +28,4 @@ __all__ = [
     "create_model",
     "find_checkpoints",
     "rebuild_model",
-    "write_atomically",
 ]

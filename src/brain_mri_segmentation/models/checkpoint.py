@@ -2,18 +2,20 @@
 
 import hashlib
 import json
-import os
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import safetensors.torch
 import torch
 
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.models.registry import MODELS, rebuild_model
+from brain_mri_segmentation.runtime.files import write_atomically
+
+SHIPPED_MODEL = Path(__file__).parents[1] / "pretrained" / "unet"
+"""The exported model that comes with the package; in a checkout, a link to data/06_models."""
 
 FORMAT = "brain-mri-segmentation/1"
 
@@ -178,30 +180,3 @@ def _read_folder(path: Path) -> Checkpoint:
             "models are mixed, or one was changed. Copy the folder anew, or export it again."
         )
     return checkpoint._with_current_names()
-
-
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write beside ``path``, flush to the disk, then rename: no half-written file is ever seen.
-
-    Raises:
-        InputError: The system refuses (full disk, no permission); what was at ``path`` stays.
-    """
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)  # mkstemp gives 0600, which would hide a model from its server
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
-        raise InputError(
-            f"{path} could not be written: {str(error).splitlines()[0]}. "
-            "What was there before is untouched; free some space or choose another place."
-        ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)

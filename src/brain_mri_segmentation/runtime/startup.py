@@ -27,6 +27,7 @@ _NOT_FOR_USERS = (
     # Reading slices takes a hundredth of a step; workers would only take the cores away.
     "does not have many workers",
     "exists and is not empty",
+    "Corrupt EXIF data",  # of a file that is refused with a reason of ours
     # That is what they are here: names in the namespaces of the folds.
     "One or more dataset names contain '.'",
 )

@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
 
-from brain_mri_segmentation import __version__
+from brain_mri_segmentation import DISCLAIMER, __version__
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.inference.predictor import Predictor, best_device, load_model
 from brain_mri_segmentation.parameters import ServingParameters
@@ -20,7 +20,7 @@ from brain_mri_segmentation.runtime import startup
 from brain_mri_segmentation.serving import errors, observability
 from brain_mri_segmentation.serving.model import load_serving_model, load_serving_parameters
 from brain_mri_segmentation.serving.queue import ModelQueue
-from brain_mri_segmentation.serving.routes import DISCLAIMER, router
+from brain_mri_segmentation.serving.routes import router
 
 logger = logging.getLogger(__name__)
 

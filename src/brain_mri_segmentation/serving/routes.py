@@ -9,6 +9,7 @@ from fastapi import APIRouter, File, HTTPException, Query, Request, UploadFile
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
+from brain_mri_segmentation import DISCLAIMER
 from brain_mri_segmentation.imaging.readers import read_slice, read_volume
 from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.imaging.writers import Picture, draw, to_png, to_tiff
@@ -33,8 +34,6 @@ Output = Annotated[
         "probability, or FLAIR alone. With JSON, the picture comes as a data URL in `picture`."
     ),
 ]
-
-DISCLAIMER = "Research use only, not a medical device."
 
 
 @router.post(

@@ -23,8 +23,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.models import write_atomically
 from brain_mri_segmentation.parameters import TrainingParameters
+from brain_mri_segmentation.runtime.files import write_atomically
 from brain_mri_segmentation.training.module import SegmentationModule
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,158 @@
+"""The command ``brain-mri-segmentation``: masks for files and folders, the service, the model."""
+
+from typing import Annotated, Literal, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from brain_mri_segmentation import DISCLAIMER, __version__
+from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.imaging.readers import find_volumes
+from brain_mri_segmentation.inference.folders import Outcome, segment_volumes, tabulate
+from brain_mri_segmentation.inference.predictor import Predictor, best_device, load_model
+from brain_mri_segmentation.models import SHIPPED_MODEL
+from brain_mri_segmentation.runtime import startup
+from brain_mri_segmentation.runtime.files import Folder
+
+_MOST_ROWS = 40  # of the table that is printed
+
+app = typer.Typer(
+    help=f"Find lower-grade glioma in brain MRI slices. {DISCLAIMER}",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_out, _err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
+
+Model = Annotated[
+    str,
+    typer.Option(envvar="SERVING_MODEL", help="Checkpoint or exported model.", show_default=False),
+]
+Device = Annotated[Literal["auto", "cpu", "gpu"], typer.Option(help="Where the model runs.")]
+
+
+@app.callback()
+def _prepare() -> None:
+    startup.prepare()
+
+
+@app.command()
+def segment(
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="PATH...", help="Slices, stacks, zips, or folders of them."),
+    ],
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="Folder for masks, overlays and tables.")
+    ],
+    model: Model = str(SHIPPED_MODEL),
+    device: Device = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Slices in one forward pass.")] = 16,
+    overwrite: Annotated[bool, typer.Option(help="Segment again what is done.")] = False,
+) -> None:
+    """Write masks, overlays and tables of all that is found.
+
+    Files of one folder that are named <volume>_<number>, a stack, and a zip are a volume; any other
+    file is a slice by itself. What an earlier run has done with the same model is left as it is.
+
+    Exit codes: 0 all is done, 1 something could not be segmented, 2 nothing could be tried.
+    """
+    try:
+        target = Folder.at(output)
+        volumes = find_volumes(*map(Folder.at, paths), leave_out=target)
+        predictor = load_model(model, best_device(device))
+    except InputError as error:
+        _fail(error, code=2)
+    outcomes: list[Outcome] = []
+    try:
+        with Progress(console=_err, disable=not _err.is_terminal) as progress:
+            task = progress.add_task("Files", total=sum(map(len, volumes.values())))
+            for outcome in segment_volumes(volumes, predictor, target, overwrite, batch_size):
+                outcomes.append(outcome)
+                progress.advance(task, outcome.files)
+        slices, table = tabulate(outcomes)
+        target.write("summary.csv", slices.to_csv(index=False).encode())
+        target.write("volumes.csv", table.to_csv(index=False).encode())
+    except InputError as error:
+        _fail(error, code=1)
+    shown = Table(title=f"{output}: {len(table)} volume(s)", caption=DISCLAIMER)
+    shown.add_column("volume", overflow="fold")
+    for column in table.columns[1:]:
+        shown.add_column(column.replace("_", " "), justify="right")
+    for row in table[:_MOST_ROWS].itertuples(index=False):
+        shown.add_row(*map(str, row))
+    if len(table) > _MOST_ROWS:
+        shown.add_row(f"... {len(table) - _MOST_ROWS} more in volumes.csv")
+    shown.add_section()
+    shown.add_row("in all", *map(str, table.drop(columns="volume").sum()))
+    _out.print(shown)
+    if before := sum(outcome.done_before for outcome in outcomes):
+        _out.print(f"{before} volume(s) were done before; --overwrite segments them again.")
+    problems = slices[slices["problem"] != ""]
+    for problem in problems[:_MOST_ROWS].itertuples():
+        _err.print(f"{problem.slice}: {problem.problem}", markup=False)
+    if len(problems):
+        _fail(f"{len(problems)} file(s) could not be segmented; summary.csv lists them.", code=1)
+
+
+@app.command()
+def serve(
+    model: Model = str(SHIPPED_MODEL),
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 8000,
+) -> None:
+    """Serve the model over HTTP, with a page to try it."""
+    try:
+        import uvicorn
+
+        from brain_mri_segmentation.serving import create_app
+    except ImportError as error:
+        _fail(
+            f"The service needs more packages ({error.name}): "
+            "pip install 'brain-mri-segmentation[serving]'",
+            code=2,
+        )
+    try:
+        service = create_app(model)
+    except InputError as error:
+        _fail(error, code=2)
+    uvicorn.run(service, host=host, port=port, access_log=False)
+
+
+@app.command()
+def info(model: Model = str(SHIPPED_MODEL), device: Device = "auto") -> None:
+    """Say which model it is, and what it was trained on."""
+    try:
+        predictor = load_model(model, best_device(device))
+    except InputError as error:
+        _fail(error, code=2)
+    shown = Table.grid(padding=(0, 2))
+    shown.add_column()
+    shown.add_column(overflow="fold")
+    for name, value in _describe(predictor, model).items():
+        shown.add_row(name, str(value))
+    _out.print(shown)
+
+
+def _describe(predictor: Predictor, place: str) -> dict[str, object]:
+    checkpoint = predictor.checkpoint
+    parameters = sum(parameter.numel() for parameter in predictor.network.parameters())
+    return {
+        "version": __version__,
+        "model": checkpoint.model_name,
+        "from": place,
+        "digest": checkpoint.digest,
+        "parameters": f"{parameters:,}",
+        "trained on": f"{len(checkpoint.metadata.get('train_patients', []))} patients",
+        "validation Dice": checkpoint.metadata.get("val_dice", "not known"),
+        **dict(predictor.preprocessing),
+        "device": predictor.device,
+        "": DISCLAIMER,
+    }
+
+
+def _fail(reason: object, code: int) -> NoReturn:
+    _err.print(f"Error: {reason}", markup=False, highlight=False)
+    raise typer.Exit(code)

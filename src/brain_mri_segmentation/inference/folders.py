@@ -1,0 +1,140 @@
+"""From folders of slices, stacks and zips to files with what was found in them.
+
+In the output folder stand ``masks`` and ``overlays``, named as what they are of, and in ``volumes``
+a record of each volume: the metrics of its slices, and the digest by which a later run sees that
+volume, model and version are the same and leaves it as it is.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from brain_mri_segmentation import __version__
+from brain_mri_segmentation.imaging.readers import Unreadable, read_files
+from brain_mri_segmentation.imaging.volume import Volume
+from brain_mri_segmentation.imaging.writers import Picture, draw, to_files
+from brain_mri_segmentation.inference.predictor import Predictor
+from brain_mri_segmentation.runtime.files import FileReader, Folder
+
+COLUMNS = [
+    "slice",
+    "volume",
+    "tumour_pixels",
+    "tumour_fraction",
+    "confidence",
+    "expected_dice",
+    "review",
+    "problem",
+]
+_PICTURES: tuple[Picture, ...] = ("mask", "overlay")
+
+Row = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a volume, or of a file that is left out.
+
+    Attributes:
+        rows: For each slice, or for the file, its values of ``COLUMNS``.
+        files: How many files it is of.
+        done_before: Whether an earlier run had segmented it.
+    """
+
+    rows: list[Row]
+    files: int = 1
+    done_before: bool = False
+
+
+def segment_volumes(
+    volumes: Mapping[str, Mapping[str, FileReader]],
+    predictor: Predictor,
+    output: Folder,
+    overwrite: bool = False,
+    batch_size: int = 16,
+) -> Iterator[Outcome]:
+    """Segment volumes one at a time, and write what was found.
+
+    A run that is interrupted can be repeated: what is done is left as it is.
+
+    Args:
+        volumes: As of ``find_volumes``.
+        predictor: The model.
+        output: Where to write.
+        overwrite: Segment again what is done.
+        batch_size: Slices in one forward pass.
+
+    Raises:
+        InputError: The output folder cannot be written to.
+    """
+    settings = f"{__version__} {predictor.checkpoint.digest}"
+    for name, files in volumes.items():
+        for volume in read_files(files, name):
+            if isinstance(volume, Unreadable):
+                path, problem = volume
+                yield Outcome([{"slice": path, "volume": name, "review": "", "problem": problem}])
+                continue
+            digest = hashlib.blake2b(f"{settings} {volume.digest}".encode()).hexdigest()[:32]
+            rows = None if overwrite else _rows_of_record(output, volume, digest)
+            done_before = rows is not None
+            if rows is None:
+                rows = _segment(volume, digest, predictor, output, batch_size)
+            yield Outcome(rows, 1 if volume.in_one_file else len(volume), done_before)
+
+
+def tabulate(outcomes: Iterable[Outcome]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return a table of the slices (``COLUMNS``) and one of the volumes."""
+    rows = [row for outcome in outcomes for row in outcome.rows]
+    slices = pd.DataFrame(rows, columns=COLUMNS).astype({"tumour_pixels": "Int64"})
+    groups = slices.groupby("volume", sort=False)
+    volumes = pd.DataFrame(
+        {
+            "slices": groups["problem"].agg(lambda texts: (texts == "").sum()),
+            "tumour_pixels": groups["tumour_pixels"].sum(),
+            "slices_with_tumour": groups["tumour_pixels"].agg(lambda pixels: (pixels > 0).sum()),
+            "to_review": groups["review"].agg(lambda texts: (texts != "").sum()),
+            "problems": groups["problem"].agg(lambda texts: (texts != "").sum()),
+        }
+    )
+    return slices, volumes.reset_index()
+
+
+def _segment(
+    volume: Volume, digest: str, predictor: Predictor, output: Folder, batch_size: int
+) -> list[Row]:
+    """Segment a volume, and write its pictures and at last its record."""
+    prediction = predictor.predict(volume, batch_size)
+    written = []
+    for picture in _PICTURES:
+        pages = draw(picture, volume, prediction.mask, prediction.probability)
+        for name, content in to_files(volume, pages):
+            written.append(f"{picture}s/{name}")
+            output.write(written[-1], content)
+    rows = [
+        {"slice": name, "volume": volume.name} | metrics | {"problem": ""}
+        for name, metrics in zip(volume.names, prediction.of_slices(), strict=True)
+    ]
+    for row in rows:
+        row["review"] = row["review"] or ""
+    record = {"digest": digest, "files": written, "slices": rows}
+    output.write(_record_of(volume), (json.dumps(record, indent=1) + "\n").encode())
+    return rows
+
+
+def _rows_of_record(output: Folder, volume: Volume, digest: str) -> list[Row] | None:
+    """Return the rows of a volume that is done; None if it is not, or another one was."""
+    if not output.exists(_record_of(volume)):
+        return None
+    try:
+        record = json.loads(output.read(_record_of(volume)))
+        done = record["digest"] == digest and all(map(output.exists, record["files"]))
+        return list(record["slices"]) if done else None
+    except (ValueError, KeyError, TypeError):  # not one of ours
+        return None
+
+
+def _record_of(volume: Volume) -> str:
+    return f"volumes/{volume.name}.json"

@@ -1,0 +1,127 @@
+"""Files on a local disk or on object storage, read when asked for and written in one piece."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from fsspec import AbstractFileSystem, url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from brain_mri_segmentation.errors import InputError
+
+FileReader = Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder, or a single file, on any file system that fsspec knows.
+
+    Attributes:
+        filesystem: Where it is.
+        path: Its path there.
+    """
+
+    filesystem: AbstractFileSystem
+    path: str
+
+    @classmethod
+    def at(cls, place: str, **options: object) -> "Folder":
+        """Find a place.
+
+        Args:
+            place: Path, or address such as ``s3://bucket/folder``.
+            options: What the file system takes, such as credentials.
+
+        Raises:
+            InputError: There is no such file system, or its package is not installed.
+        """
+        try:
+            return cls(*url_to_fs(place, **options))
+        except (ImportError, ValueError) as error:
+            raise InputError(f"{place} cannot be reached: {error}.") from error
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return self.path.rstrip("/").rpartition("/")[2]
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a single file."""
+        return bool(self.filesystem.isfile(self.path))
+
+    def files(self) -> dict[str, FileReader]:
+        """Return a reader of each file by its path inside; of a single file by its name."""
+        start = len(self.path.rstrip("/")) - (len(self.name) + 1 if self.is_file else 0)
+        return {
+            path[start:].lstrip("/"): partial(_read, self.filesystem, path)
+            for path in sorted(self.filesystem.find(self.path))
+        }
+
+    def exists(self, name: str = "") -> bool:
+        """Say whether there is a file of that path inside, or the place itself."""
+        return bool(self.filesystem.exists(f"{self.path}/{name}".rstrip("/")))
+
+    def holds(self, other: "Folder", name: str) -> bool:
+        """Say whether a file of another folder is in this one as well."""
+        same = type(self.filesystem) is type(other.filesystem)
+        return same and f"{other.path}/{name}".startswith(f"{self.path}/")
+
+    def read(self, name: str) -> bytes:
+        """Return the contents of a file by its path inside.
+
+        Raises:
+            InputError: It cannot be opened.
+        """
+        return _read(self.filesystem, f"{self.path}/{name}")
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file by its path inside: it is complete, or what was there before stays.
+
+        Raises:
+            InputError: The local disk refuses.
+        """
+        path = f"{self.path}/{name}"
+        if isinstance(self.filesystem, LocalFileSystem):
+            write_atomically(Path(path), lambda file: file.write(content))
+        else:  # an object appears when all of it has arrived
+            self.filesystem.pipe_file(path, content)
+
+
+def _read(filesystem: AbstractFileSystem, path: str) -> bytes:
+    try:
+        content: bytes = filesystem.cat_file(path)
+    except OSError as error:  # one file among many, which must not end the run
+        raise InputError(f"The file cannot be opened: {error}") from error
+    return content
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write beside ``path``, flush to the disk, then rename: no half-written file is ever seen.
+
+    Raises:
+        InputError: The system refuses (full disk, no permission); what was at ``path`` stays.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        temporary = Path(name)
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)  # mkstemp gives 0600, which would hide a model from its server
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
+        raise InputError(
+            f"{path} could not be written: {str(error).splitlines()[0]}. "
+            "What was there before is untouched; free some space or choose another place."
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)

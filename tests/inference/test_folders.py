@@ -1,0 +1,123 @@
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.imaging.readers import find_volumes
+from brain_mri_segmentation.imaging.volume import Volume
+from brain_mri_segmentation.inference.folders import segment_volumes, tabulate
+from brain_mri_segmentation.inference.predictor import load_model
+from brain_mri_segmentation.runtime.files import Folder
+
+SLICES = np.random.default_rng(0).integers(0, 256, (4, 40, 50, 3), dtype=np.uint8)
+
+
+def png(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def inputs(tmp_path):
+    """Two slices of a patient, a stack of three, a zip of one, and a text."""
+    folder = Folder.at(str(tmp_path / "in"))
+    folder.write("p/p_10.png", png(SLICES[1]))
+    folder.write("p/p_9.png", png(SLICES[0]))
+    folder.write("p/p_9_mask.png", b"not read")
+    folder.write("broken.tif", b"text")
+    tifffile.imwrite(tmp_path / "in/stack.tif", SLICES[1:], photometric="rgb")
+    with zipfile.ZipFile(tmp_path / "in/packed.zip", "w") as archive:
+        archive.writestr("../x_1.png", png(SLICES[3]))
+    return folder
+
+
+@pytest.fixture
+def segment(inputs, model_path, tmp_path):
+    predictor, output = load_model(model_path), Folder.at(str(tmp_path / "out"))
+
+    def run(**options):
+        return list(segment_volumes(find_volumes(inputs), predictor, output, **options))
+
+    return run
+
+
+def times(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_masks_come_back_as_their_slices_came(segment, model_path, tmp_path):
+    segment()
+    output, predictor = tmp_path / "out", load_model(model_path)
+    written = sorted(str(path.relative_to(output)) for path in times(output))
+    pictures = ["p/p_10.png", "p/p_9.png", "packed.tif", "stack.tif"]
+    assert written == [
+        *(f"masks/{name}" for name in pictures),
+        *(f"overlays/{name}" for name in pictures),
+        *("volumes/p/p.json", "volumes/packed.json", "volumes/stack.json"),
+    ]
+    patient = predictor.predict(Volume(SLICES[:2])).mask
+    assert np.array_equal(Image.open(output / "masks/p/p_9.png"), patient[0])
+    assert np.array_equal(Image.open(output / "masks/p/p_10.png"), patient[1])
+    stack = predictor.predict(Volume(SLICES[1:])).mask
+    assert np.array_equal(tifffile.imread(output / "masks/stack.tif"), stack)
+    alone = predictor.predict(Volume(SLICES[3:])).mask
+    assert np.array_equal(tifffile.imread(output / "masks/packed.tif"), alone[0])
+
+
+def test_the_tables_tell_what_was_found_and_what_is_wrong(segment):
+    outcomes = segment()
+    assert sum(outcome.files for outcome in outcomes) == 5
+    slices, volumes = tabulate(outcomes)
+    assert slices["slice"].tolist() == [
+        *("broken", "p/p_9", "p/p_10", "../x_1", "stack_1", "stack_2", "stack_3")
+    ]
+    assert volumes["volume"].tolist() == ["broken", "p/p", "packed", "stack"]
+    assert volumes["slices"].tolist() == [0, 2, 1, 3]
+    assert volumes["problems"].tolist() == [1, 0, 0, 0]
+    assert volumes["tumour_pixels"].tolist() == [
+        slices.loc[slices["volume"] == name, "tumour_pixels"].sum() for name in volumes["volume"]
+    ]
+    assert volumes["to_review"].sum() == (slices["review"] != "").sum() > 0
+    assert slices["problem"][0] == "The file is no TIFF, PNG or JPEG by its own bytes."
+
+
+def test_what_is_done_is_left_as_it_is(segment, inputs, tmp_path):
+    first, before = segment(), times(tmp_path / "out")
+    again = segment()
+    assert times(tmp_path / "out") == before
+    assert [outcome.done_before for outcome in again] == [False, True, True, True]
+    for table, expected in zip(tabulate(again), tabulate(first), strict=True):
+        assert table.equals(expected)
+    inputs.write("p/p_9.png", png(SLICES[3]))
+    assert [outcome.done_before for outcome in segment()] == [False, False, True, True]
+    (tmp_path / "out/masks/stack.tif").unlink()
+    assert [outcome.done_before for outcome in segment()] == [False, True, True, False]
+    assert not any(outcome.done_before for outcome in segment(overwrite=True))
+
+
+def test_another_model_does_it_again_and_a_foreign_record_is_no_obstacle(
+    segment, inputs, model_path, tmp_path
+):
+    segment()
+    other = load_model(model_path)
+    other.checkpoint.preprocessing["threshold"] = 0.4
+    output = Folder.at(str(tmp_path / "out"))
+    assert not any(o.done_before for o in segment_volumes(find_volumes(inputs), other, output))
+    for content in ("{}", "[1]", "no JSON"):
+        (tmp_path / "out/volumes/stack.json").write_text(content)
+        assert not segment()[-1].done_before
+        assert json.loads((tmp_path / "out/volumes/stack.json").read_text())["digest"]
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(segment, tmp_path):
+    (tmp_path / "out/masks/packed.tif").mkdir(parents=True)  # which no file can replace
+    with pytest.raises(InputError, match="packed.tif could not be written"):
+        segment()
+    (tmp_path / "out/masks/packed.tif").rmdir()
+    assert [outcome.done_before for outcome in segment()] == [False, True, False, False]
