@@ -174,6 +174,12 @@ def test_statistics_follow_what_an_artifact_does_to_the_volume(batch, settings):
         np.testing.assert_allclose(moved, after[2:] - first[2:], atol=1.5)
 
 
+def test_a_slice_that_loses_more_variance_than_its_volume_has_is_not_blown_up(batch):
+    statistics = torch.tensor([[0.0] * 3, [255.0] * 3, [60.0] * 3, [5.0] * 3])  # a flat volume
+    _, found = artifacts(batch[0], statistics=statistics, blur=3, low_resolution=0.9)
+    assert found[:, 3].min() >= 2.5
+
+
 def test_the_seed_decides_everything(batch):
     settings = {"rotation_degrees": 20, "gamma": 0.3, "flip": 0.5, "artifacts": 1, "noise": 9}
     first, again, other = (augment(*batch, seed=seed, **settings)[0] for seed in (1, 1, 2))
