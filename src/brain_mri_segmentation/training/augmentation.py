@@ -223,8 +223,8 @@ def _follow(
         return clipped.mean((0, 2, 3)), clipped.var((0, 2, 3), correction=0)
 
     (mean_before, var_before), (mean, var) = moments(before, statistics[:2]), moments(after, bounds)
-    # A slice may lose more variance than its volume has. A deviation near 0 would blow the slice up,
-    # and one such batch spoils the statistics of batch normalisation.
+    # A slice may lose more variance than its volume has. A deviation near 0 would blow it up, and
+    # one such batch spoils the statistics of batch normalisation.
     before_all = statistics[3] ** 2
     changed = torch.maximum(before_all + var - var_before, before_all / 4)
     return torch.stack([*bounds, statistics[2] + mean - mean_before, changed.sqrt()])
