@@ -160,3 +160,13 @@ def test_a_folder_of_a_later_version_is_refused(folder, change):
     (folder / "run.json").write_text(json.dumps(run))
     with pytest.raises(InputError, match="knows ensemble, segformer, unet, .* in format"):
         Checkpoint.load(folder)
+
+
+def test_half_precision_rounds_matrices_alone_and_gives_nearly_the_same_logits(checkpoint):
+    half = checkpoint.in_half_precision()
+    for name, value in checkpoint.weights.items():
+        assert half.weights[name].dtype == (torch.float16 if value.dim() > 1 else value.dtype)
+    image = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    before, after = (c.build()(image) for c in (checkpoint, half))
+    assert after.dtype == torch.float32
+    assert 0 < (after - before).abs().max() < 0.01

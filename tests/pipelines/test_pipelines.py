@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slow
 def small_parameters(parameter_values):
     values = parameter_values | {
         "preprocessing": parameter_values["preprocessing"] | {"image_size": 32},
+        "model": "unet",
         "models": parameter_values["models"] | {"unet": {"channels": [4, 8]}},
         "training": parameter_values["training"]
         | {"epochs": 2, "batch_size": 4, "ema_decay": 0.5, "accelerator": "cpu"},

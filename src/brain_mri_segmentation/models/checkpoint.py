@@ -111,6 +111,14 @@ class Checkpoint:
             digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()[:16]
 
+    def in_half_precision(self) -> "Checkpoint":
+        """Return it with matrices and convolutions in float16, at half the size.
+
+        Norms and biases, which are few and may be large, stay as they are.
+        """
+        weights = {n: w.half() if w.dim() > 1 else w for n, w in self.weights.items()}
+        return replace(self, weights=weights)
+
     @property
     def library(self) -> str:
         """Library that loads an exported folder, as the hub calls it."""

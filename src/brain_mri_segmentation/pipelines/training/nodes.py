@@ -65,7 +65,8 @@ def calibrate_model(
     chosen without training again.
     """
     chosen = checkpoint.preprocessing | preprocessing.of_trained_weights()
-    checkpoint = dataclasses.replace(checkpoint, preprocessing=chosen)
+    # Rounded before it is measured, so that every score is of the weights as they are shipped.
+    checkpoint = dataclasses.replace(checkpoint, preprocessing=chosen).in_half_precision()
     device = best_device(training.accelerator)
     calibrated, report = calibrate(checkpoint, val_images, val_masks, training.batch_size, device)
     error, review = report["expected_calibration_error"], report["review"]
