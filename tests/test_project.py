@@ -26,7 +26,7 @@ from PIL import Image
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 from typer.testing import CliRunner
 
-from brain_mri_segmentation import cli
+from brain_mri_segmentation import command
 from brain_mri_segmentation.cohort.phantom import write_cohort
 from brain_mri_segmentation.errors import find_input_error
 from brain_mri_segmentation.imaging import Volume, read_volume
@@ -264,7 +264,7 @@ def test_command_service_and_pipeline_give_the_same_bytes(project, tmp_path):
     model = str(project.data("06_models/unet/best.ckpt"))
     project.run("inference", input=str(stack), serving_model=model)
     arguments = ["segment", str(stack), "--output", str(tmp_path / "out"), "--model", model]
-    assert CliRunner().invoke(cli.app, arguments).exit_code == 0
+    assert CliRunner().invoke(command.app, arguments).exit_code == 0
     with TestClient(create_app(model)) as client:
         answer = client.post("/segment/volume", files={"files": stack.read_bytes()})
     expected = load_model(model).predict(read_volume(stack)).mask

@@ -7,7 +7,7 @@ import tifffile
 from PIL import Image
 from typer.testing import CliRunner
 
-from brain_mri_segmentation.cli import app
+from brain_mri_segmentation.command import app
 from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.inference.predictor import load_model
 from brain_mri_segmentation.models import SHIPPED_MODEL
