@@ -23,9 +23,9 @@ SHARED_COHORT = PROJECT.parent / "shared" / "data" / "lgg"
 
 @pytest.fixture(scope="session")
 def parameter_values() -> dict:
-    """The values of conf/base, as Kedro gives them."""
+    """The values of conf/base, as Kedro gives them, for the smallest model."""
     loader = OmegaConfigLoader(str(PROJECT / "conf"), base_env="base", default_run_env="base")
-    return loader["parameters"]
+    return loader["parameters"] | {"model": "unet"}
 
 
 @pytest.fixture(scope="session")

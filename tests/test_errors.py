@@ -3,6 +3,8 @@ import sys
 
 import pytest
 from kedro.io import DatasetError
+from kedro_datasets.pandas import CSVDataset
+from kedro_datasets.partitions import PartitionedDataset
 
 from brain_mri_segmentation.errors import InputError, find_input_error
 from brain_mri_segmentation.runtime.startup import storage_error
@@ -67,6 +69,17 @@ def test_what_a_disk_refuses_is_told_with_the_dataset():
 def test_what_an_object_storage_refuses_is_told_with_the_dataset():
     exceptions = pytest.importorskip("botocore.exceptions", reason="the extra s3 is not installed")
     assert storage_error(as_kedro_wraps(exceptions.NoCredentialsError())) is not None
+
+
+def test_a_folder_without_reports_and_a_file_that_is_no_table_are_told(tmp_path):
+    (tmp_path / "split.csv").write_bytes(b"")
+    for dataset in (
+        PartitionedDataset(path=str(tmp_path / "none"), dataset="json.JSONDataset"),
+        CSVDataset(filepath=str(tmp_path / "split.csv")),
+    ):
+        with pytest.raises(DatasetError) as caught:
+            dataset.load()
+        assert "Check the path" in str(storage_error(caught.value))
 
 
 def test_a_fault_in_a_dataset_keeps_its_traceback():

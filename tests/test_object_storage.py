@@ -14,9 +14,8 @@ from test_project import SMALL, Project
 from brain_mri_segmentation.datasets import (
     CheckpointDataset,
     ExportedModelDataset,
-    OptionalTableDataset,
     SliceFolderDataset,
-    WorkspaceDataset,
+    local_path,
 )
 from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.inference.predictor import Predictor
@@ -163,13 +162,8 @@ def test_a_folder_saved_again_is_read_anew(storage):
 
 
 def test_what_must_be_on_a_local_disk_says_so():
-    for make in (WorkspaceDataset, ExportedModelDataset):
+    for make in (local_path, ExportedModelDataset):
         with pytest.raises(
             ValueError, match=r"s3://lgg/x must be on a local disk.*local_data: data"
         ):
             make("s3://lgg/x")
-
-
-def test_a_missing_manifest_is_refused_by_its_place(storage):
-    with pytest.raises(DatasetError, match=r"s3://lgg/gone.csv cannot be read"):
-        OptionalTableDataset("s3://lgg/gone.csv", storage).load()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from kedro.config import OmegaConfigLoader
 from kedro.framework.project import configure_project, pipelines
-from parse import parse
+from kedro.io.catalog_config_resolver import CatalogConfigResolver
 
 import brain_mri_segmentation
 from brain_mri_segmentation.serving import model as serving_model
@@ -26,8 +26,8 @@ def names(*, parameters: bool) -> set[str]:
 def declared_as(name: str) -> str:
     """Return the entry of the catalog that a dataset's name falls under."""
     entries = configured("catalog")
-    patterns = (entry for entry in entries if "{" in entry and parse(entry, name))
-    return name if name in entries else next(patterns, name)
+    pattern = CatalogConfigResolver(entries, configured("credentials")).match_dataset_pattern(name)
+    return name if name in entries else pattern or name
 
 
 @cache
@@ -38,8 +38,7 @@ def configured(kind: str) -> dict:
 
 def test_every_catalog_entry_is_used_and_every_input_is_declared():
     used = {declared_as(name) for name in names(parameters=False)}
-    unused = {serving_model.ENTRY, "pretrained_unet"}  # for the service, and for users
-    assert configured("catalog").keys() == used | unused
+    assert configured("catalog").keys() == used | {serving_model.ENTRY}
 
 
 def test_layers_go_one_way():

@@ -32,6 +32,7 @@ from brain_mri_segmentation.errors import find_input_error
 from brain_mri_segmentation.imaging import Volume, read_volume
 from brain_mri_segmentation.inference.predictor import load_model
 from brain_mri_segmentation.models import Checkpoint
+from brain_mri_segmentation.runtime.startup import storage_error
 from brain_mri_segmentation.serving.app import create_app
 
 pytestmark = pytest.mark.slow
@@ -83,7 +84,7 @@ class Project:
         """Run, and return the message of the error that a user would see."""
         with pytest.raises(Exception) as caught:  # noqa: PT011
             self.run(*arguments, **parameters)
-        error = find_input_error(caught.value)
+        error = find_input_error(caught.value) or storage_error(caught.value)
         assert error is not None, caught.value
         return str(error)
 
@@ -278,17 +279,30 @@ def test_a_finished_model_is_scored_on_another_cohort(project, tmp_path):
     write_cohort(tmp_path, patients=7, slices=6, size=64, seed=2)
     model = str(project.data("06_models/unet/best.ckpt"))
     parameters = {"raw_path": str(tmp_path), "serving_model": model}
-    pipelines = ["data_processing", "evaluation"]
     seen = "selected on 4 of the patients to be scored"
-    assert seen in project.refusal(pipelines, "score", **parameters)
+    assert seen in project.refusal("scoring", **parameters)
+    other = project.refusal("scoring", model="segformer", **parameters)
+    assert "holds a 'unet', but this run is for model=segformer" in other
 
     for folder in project.data("01_raw/kaggle_3m").iterdir():
         if folder.is_dir():
             shutil.rmtree(tmp_path / "kaggle_3m" / folder.name)
-    project.run(pipelines, "score", **parameters)
-    metrics = json.loads(project.data("scored/08_reporting/unet/metrics.json").read_text())
+    before = project.data("08_reporting/unet/metrics.json").read_bytes()
+    project.run("scoring", **parameters)
+    metrics = json.loads(project.data("08_reporting/unet/scoring/metrics.json").read_text())
     assert (metrics["split"], metrics["patients"], metrics["slices"]) == ("test", 2, 12)
-    assert project.data("05_model_input/train/images").is_dir()  # the other cohort is untouched
+    assert len(list(project.data("07_model_output/unet/scoring/masks").glob("*.tif"))) == 12
+    assert project.data("08_reporting/unet/metrics.json").read_bytes() == before
+
+
+def test_a_manifest_says_which_patients_a_finished_model_is_scored_on(project):
+    split = project.data("02_intermediate/patient_split.csv")
+    val = pd.read_csv(split).query("split == 'val'")
+    model = str(project.data("06_models/unet/best.ckpt"))
+    parameters = {"split_manifest": str(split), "serving_model": model}
+    project.run("scoring", evaluation={"split": "val"}, **parameters)
+    scores = pd.read_csv(project.data("08_reporting/unet/scoring/patient_scores.csv"))
+    assert scores["patient"].tolist() == val["patient"].tolist()
 
 
 def test_scoring_patients_that_the_model_learned_from_is_refused(project, tmp_path):
@@ -377,8 +391,10 @@ def test_a_model_that_passes_is_pushed_and_becomes_the_champion(two_models, hub,
 
 
 def test_the_baseline_is_published_as_such_and_can_be_shipped(two_models):
-    two_models.run("publishing", env="pretrained")
     folder = two_models.data("06_models/pretrained/unet")
+    two_models.run(
+        "publishing", exported_model=str(folder), publishing={"onnx": False, "pictures": False}
+    )
     assert {path.name for path in folder.iterdir()} == {
         "README.md",
         "config.json",
@@ -388,14 +404,8 @@ def test_the_baseline_is_published_as_such_and_can_be_shipped(two_models):
         "run.json",
     }
     assert [path.name for path in (folder / "pictures").iterdir()] == ["patients.png"]
-    bootstrap_project(two_models.folder)
-    with (
-        contextlib.chdir(two_models.folder),
-        KedroSession.create(two_models.folder, env="local") as session,
-    ):
-        shipped = session.load_context().catalog.load("pretrained_unet")
     trained = Checkpoint.load(two_models.data("06_models/unet/best.ckpt"))
-    assert shipped.digest == trained.digest
+    assert Checkpoint.load(folder).digest == trained.digest
 
 
 def test_the_gpu_environment_changes_a_few_keys_and_inherits_the_rest(project):
@@ -462,5 +472,5 @@ def test_an_unknown_pipeline_is_refused_with_the_known_ones(project):
     assert "Traceback" not in done.stderr
     assert (
         "pipelines.trainin' module.). There are: cross_validation, data_processing, ensemble, "
-        "evaluation, inference, publishing, robustness, sweep, training." in done.stderr
+        "evaluation, inference, publishing, robustness, scoring, sweep, training." in done.stderr
     )

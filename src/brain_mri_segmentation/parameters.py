@@ -60,9 +60,6 @@ class SplitParameters(Parameters):
 
     seed: int = Field(ge=0)
     """Seed of the shuffle; 42 gives the split that published results refer to."""
-    assign_all_to: Literal["train", "val", "test"] | None
-    """The one partition of all patients, such as test when a finished model is scored on a new
-    cohort; ``null`` splits them."""
     fraction: float = Field(gt=0, lt=0.5)
     """Share of the patients in val, and as many in test."""
 
@@ -358,8 +355,10 @@ class ProjectParameters(Parameters):
     input: str | None = None
     """Slice, stack, zip or folder of them, for the inference pipeline."""
     serving_model: str | None = None
-    """Checkpoint or exported folder that is served, that segments folders and that ``--env score``
-    scores, when it is not the shipped one."""
+    """Checkpoint or exported folder that is served, that segments folders and that the pipeline
+    scoring scores, when it is not the shipped one."""
+    exported_model: str | None = None
+    """Folder that the pipeline publishing writes, when it is not that of the model."""
     cohort: CohortParameters
     split: SplitParameters
     preprocessing: PreprocessingParameters

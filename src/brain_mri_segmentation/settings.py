@@ -2,7 +2,7 @@
 
 import os
 
-from brain_mri_segmentation.hooks import CheckParameters, LogParameters, SaveOnce
+from brain_mri_segmentation.hooks import CheckParameters, OptionalFiles, SaveOnce, TrackRun
 from brain_mri_segmentation.runtime import startup
 from brain_mri_segmentation.runtime.processes import Processes
 
@@ -11,7 +11,7 @@ startup.prepare()
 # Read before any run: MLflow sets the variable itself when one begins.
 _TRACKING_URI = os.environ.get("MLFLOW_TRACKING_URI")
 
-HOOKS = (CheckParameters(), LogParameters(), SaveOnce())
+HOOKS = (CheckParameters(), OptionalFiles(), TrackRun(), SaveOnce())
 
 # Of several processes, the first alone opens an MLflow run.
 DISABLE_HOOKS_FOR_PLUGINS = ("kedro_mlflow",) if Processes.started().rank else ()

@@ -2,19 +2,13 @@
 
 from pathlib import Path
 
-import mlflow
 import pytest
-import torch
 from kedro.io import DatasetError
 
 from brain_mri_segmentation.datasets import (
     CheckpointDataset,
-    ExperimentLoggerDataset,
     ExportedModelDataset,
     FolderDataset,
-    OptionalTableDataset,
-    ReportsDataset,
-    WorkspaceDataset,
 )
 from brain_mri_segmentation.models import Checkpoint, create_model
 
@@ -86,66 +80,6 @@ def test_an_export_that_cannot_be_put_in_place_leaves_the_one_before(
         dataset.save(files | {"README.md": b"another"})
     assert dataset.load() == tmp_path / "exported"
     assert not (tmp_path / "exported/README.md").exists()
-
-
-def test_an_optional_table_is_none_without_a_file_and_text_with_one(tmp_path):
-    assert OptionalTableDataset(filepath=None).load() is None
-    (tmp_path / "split.csv").write_text("patient,split\n001,train\nNA,val\n")
-    table = OptionalTableDataset(filepath=str(tmp_path / "split.csv")).load()
-    assert table.to_dict("list") == {"patient": ["001", "NA"], "split": ["train", "val"]}
-
-
-def test_a_table_that_is_named_but_missing_is_refused(tmp_path):
-    with pytest.raises(DatasetError, match=r"gone.csv cannot be read.*mend the path"):
-        OptionalTableDataset(filepath=str(tmp_path / "gone.csv")).load()
-
-
-def test_a_workspace_is_made(tmp_path):
-    dataset = WorkspaceDataset(path=str(tmp_path / "a/b"))
-    assert dataset.load() == tmp_path / "a/b"
-    assert (tmp_path / "a/b").is_dir()
-
-
-@pytest.mark.parametrize(
-    "dataset",
-    [
-        OptionalTableDataset(filepath=None),
-        WorkspaceDataset(path="x"),
-        ExperimentLoggerDataset(),
-    ],
-)
-def test_what_is_only_read_cannot_be_saved(dataset):
-    with pytest.raises(DatasetError):
-        dataset.save(torch.zeros(1))
-
-
-def test_the_logger_writes_to_the_active_run_and_leaves_it_open(tmp_path):
-    assert ExperimentLoggerDataset().load() is None
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    mlflow.set_experiment("test")
-    try:
-        with mlflow.start_run() as run:
-            logger = ExperimentLoggerDataset().load()
-            logger.log_metrics({"val/dice": 0.25}, step=1)
-            logger.log_metrics({"val/dice": 0.5}, step=2)
-            logger.finalize("success")
-            client = mlflow.MlflowClient()
-            assert client.get_run(run.info.run_id).info.status == "RUNNING"
-            history = client.get_metric_history(run.info.run_id, "val/dice")
-            assert [(m.step, m.value) for m in history] == [(1, 0.25), (2, 0.5)]
-    finally:
-        mlflow.set_tracking_uri(None)
-
-
-def test_reports_are_found_by_model_and_none_is_no_error(tmp_path):
-    dataset = ReportsDataset(
-        path=str(tmp_path), dataset={"type": "json.JSONDataset"}, filename_suffix="/metrics.json"
-    )
-    assert dataset.load() == {}
-    (tmp_path / "unet").mkdir()
-    (tmp_path / "unet/metrics.json").write_text('{"dice": 0.5}')
-    (tmp_path / "cohort_problems.csv").write_text("")
-    assert {name: read() for name, read in dataset.load().items()} == {"unet": {"dice": 0.5}}
 
 
 def test_a_folder_is_a_place_and_one_that_is_not_named_is_asked_for(tmp_path):

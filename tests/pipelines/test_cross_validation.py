@@ -62,7 +62,7 @@ def catalog(pipeline, parameter_values, tmp_path_factory):
     for fold in ("fold_1", "fold_2", "fold_3"):
         folder = tmp_path_factory.mktemp(fold)
         catalog[f"{fold}.predictions"] = SliceFolderDataset(path=str(folder / "masks"))
-        catalog[f"{fold}.training_workspace"] = MemoryDataset(folder, copy_mode="assign")
+        catalog[f"{fold}.training_workspace"] = MemoryDataset({"path": str(folder)})
         catalog[f"{fold}.experiment_logger"] = MemoryDataset(None)
     SequentialRunner().run(pipeline, catalog)
     return catalog

@@ -11,7 +11,6 @@ from brain_mri_segmentation.datasets import RawSlicesDataset
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.parameters import check_parameters
 from brain_mri_segmentation.pipelines import data_processing, evaluation, robustness, training
-from brain_mri_segmentation.pipelines.data_processing.nodes import split_patients
 from brain_mri_segmentation.pipelines.evaluation.nodes import score_predictions, select_split
 
 pytestmark = pytest.mark.slow
@@ -61,7 +60,7 @@ def trained(processed, small_parameters, tmp_path_factory):
         training.create_pipeline(),
         small_parameters,
         **processed,
-        training_workspace=tmp_path_factory.mktemp("workspace"),
+        training_workspace={"path": str(tmp_path_factory.mktemp("workspace"))},
         experiment_logger=None,
     )
 
@@ -76,13 +75,6 @@ def evaluated(processed, trained, small_parameters):
     made["predictions"] = {n: lambda m=m: m for n, m in made["predictions"].items()}
     rest = pipeline - segment
     return made | run(rest, small_parameters, **processed, **in_memory, **made)
-
-
-def test_everyone_can_be_in_one_partition(processed, parameters):
-    split = split_patients(
-        processed["cohort"], None, parameters.split.model_copy(update={"assign_all_to": "test"})
-    )
-    assert split["split"].tolist() == ["test"] * 5
 
 
 def test_data_processing_splits_by_patient_and_resizes(processed):

@@ -2,6 +2,8 @@
 
 from contextvars import ContextVar
 
+from kedro.pipeline import Pipeline
+
 from brain_mri_segmentation.cohort.index import SPLITS
 
 SPLIT_FOLDERS = {name: name for s in SPLITS for name in (f"{s}_images", f"{s}_masks")}
@@ -9,3 +11,9 @@ SPLIT_FOLDERS = {name: name for s in SPLITS for name in (f"{s}_images", f"{s}_ma
 
 # Kedro asks for pipelines without their parameters; the hook CheckParameters sets this one before.
 FOLDS = ContextVar("folds", default=5)
+
+
+def in_namespace(namespace: str, nodes: Pipeline, inputs: set[str] | None = None) -> Pipeline:
+    """Give every dataset a name of its own in a namespace, but for shared inputs and parameters."""
+    parameters = {name for name in nodes.inputs() if name.startswith("params:")}
+    return Pipeline(nodes, namespace=namespace, inputs=inputs, parameters=parameters)

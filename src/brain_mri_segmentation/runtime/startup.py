@@ -67,7 +67,8 @@ def storage_error(error: BaseException) -> InputError | None:
     cause: BaseException | None = error
     while wrapped and cause is not None:
         # OSError: also a disk that is full; botocore: no credentials, no such server.
-        if isinstance(cause, OSError) or type(cause).__module__ == "botocore.exceptions":
+        told = type(cause).__module__ in ("botocore.exceptions", "pandas.errors")
+        if told or isinstance(cause, OSError) or str(cause).startswith("No partitions found"):
             return InputError(
                 f"{error}\nCheck the path, and for object storage the credentials "
                 "('On a cloud machine' in docs/training.md)."

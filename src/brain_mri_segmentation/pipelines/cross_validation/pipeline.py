@@ -1,6 +1,12 @@
 from kedro.pipeline import Node, Pipeline
 
-from brain_mri_segmentation.pipelines import FOLDS, SPLIT_FOLDERS, evaluation, training
+from brain_mri_segmentation.pipelines import (
+    FOLDS,
+    SPLIT_FOLDERS,
+    evaluation,
+    in_namespace,
+    training,
+)
 from brain_mri_segmentation.pipelines.cross_validation.nodes import (
     assign_folds,
     join_folds,
@@ -31,7 +37,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
     ]
     train = training.create_pipeline().only_nodes("train_model", "calibrate_model")
     score = evaluation.create_pipeline().only_nodes("segment_split", "score_predictions")
-    folds = [_under(f"fold_{n}", train + score, {"data_fingerprint"}) for n in numbers]
+    folds = [in_namespace(f"fold_{n}", train + score, {"data_fingerprint"}) for n in numbers]
     join = [
         Node(
             join_folds,
@@ -54,14 +60,8 @@ def create_pipeline(**kwargs: object) -> Pipeline:
         ),
     ]
     draw = evaluation.create_pipeline().only_nodes("draw_patient_dice")
-    return Pipeline([*deal, *folds, *join, _under("out_of_fold", draw)])
+    return Pipeline([*deal, *folds, *join, in_namespace("out_of_fold", draw)])
 
 
 def _named(namespace: str, names: list[str]) -> list[str]:
     return [f"{namespace}.{name}" for name in names]
-
-
-def _under(namespace: str, nodes: Pipeline, inputs: set[str] | None = None) -> Pipeline:
-    """Give every dataset a name of its own in a namespace, but for shared inputs and parameters."""
-    parameters = {name for name in nodes.inputs() if name.startswith("params:")}
-    return Pipeline(nodes, namespace=namespace, inputs=inputs, parameters=parameters)

@@ -46,10 +46,7 @@ def split_patients(
 ) -> pd.DataFrame:
     """Assign each patient to train, val or test, by the manifest if there is one."""
     patients = sorted(cohort["patient"].unique())
-    partition: str | None = parameters.assign_all_to
-    if partition is not None:
-        split = dict.fromkeys(patients, partition)
-    elif split_manifest is None:
+    if split_manifest is None:
         split = split_by_seed(patients, parameters.seed, parameters.fraction)
     else:
         split = split_by_manifest(patients, split_manifest)

@@ -23,7 +23,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             Node(
                 draw_robustness,
                 inputs="robustness",
-                outputs="robustness_figure",
+                outputs="robustness_plot",
                 name="draw_robustness",
             ),
         ]

@@ -1,12 +1,12 @@
 """From split folders and a space of parameters to the best ones."""
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from brain_mri_segmentation import training as trainings
 from brain_mri_segmentation.cohort.index import Slices
+from brain_mri_segmentation.datasets import local_path
 from brain_mri_segmentation.parameters import (
     PreprocessingParameters,
     SweepParameters,
@@ -27,7 +27,7 @@ def search_parameters(
     training: TrainingParameters,
     sweep: SweepParameters,
     seed: int,
-    sweep_workspace: Path,
+    sweep_workspace: dict[str, str],
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Train with many parameters; return all trials, and the best as parameters.yml has them."""
     return trainings.search_parameters(
@@ -42,5 +42,5 @@ def search_parameters(
         sweep,
         Partition(train_images, train_masks),
         Partition(val_images, val_masks),
-        sweep_workspace,
+        local_path(sweep_workspace["path"]),
     )

@@ -2,13 +2,13 @@
 
 import dataclasses
 import logging
-from pathlib import Path
 
 import pandas as pd
 from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
 
 from brain_mri_segmentation.cohort.index import Slices
+from brain_mri_segmentation.datasets import local_path
 from brain_mri_segmentation.evaluation import plots
 from brain_mri_segmentation.evaluation.calibration import calibrate
 from brain_mri_segmentation.evaluation.metrics import Report
@@ -31,7 +31,7 @@ def train_model(
     preprocessing: PreprocessingParameters,
     training: TrainingParameters,
     seed: int,
-    training_workspace: Path,
+    training_workspace: dict[str, str],
     experiment_logger: Logger | None,
 ) -> tuple[Checkpoint, pd.DataFrame]:
     """Train the chosen model; return it at its best validation Dice, and its history."""
@@ -47,7 +47,7 @@ def train_model(
         recipe,
         Partition(train_images, train_masks),
         Partition(val_images, val_masks),
-        training_workspace,
+        local_path(training_workspace["path"]),
         experiment_logger,
     )
 
