@@ -259,7 +259,7 @@ def test_an_interrupted_run_over_a_folder_is_not_reported_as_the_whole(project, 
 
 
 def test_command_service_and_pipeline_give_the_same_bytes(project, tmp_path):
-    slices = sorted(project.data("01_raw/kaggle_3m/PHANTOM_CS_0000").glob("*[0-9].tif"))
+    slices = sorted(project.data("01_raw/kaggle_3m").glob("*/*[0-9].tif"))  # of several batches
     stack = tmp_path / "scan.tif"
     tifffile.imwrite(stack, np.stack([tifffile.imread(path) for path in slices]))
     model = str(project.data("06_models/unet/best.ckpt"))

@@ -11,7 +11,12 @@ from brain_mri_segmentation import DISCLAIMER, __version__
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.imaging.readers import find_volumes
 from brain_mri_segmentation.inference.folders import Outcome, segment_volumes, tabulate
-from brain_mri_segmentation.inference.predictor import Predictor, best_device, load_model
+from brain_mri_segmentation.inference.predictor import (
+    BATCH_SIZE,
+    Predictor,
+    best_device,
+    load_model,
+)
 from brain_mri_segmentation.models import SHIPPED_MODEL
 from brain_mri_segmentation.runtime import startup
 from brain_mri_segmentation.runtime.files import Folder
@@ -30,7 +35,9 @@ Model = Annotated[
     str,
     typer.Option(envvar="SERVING_MODEL", help="Checkpoint or exported model.", show_default=False),
 ]
-Device = Annotated[Literal["auto", "cpu", "gpu"], typer.Option(help="Where the model runs.")]
+Device = Annotated[
+    Literal["auto", "cpu"], typer.Option(help="auto takes a GPU where there is one.")
+]
 
 
 @app.callback()
@@ -49,7 +56,9 @@ def segment(
     ],
     model: Model = str(SHIPPED_MODEL),
     device: Device = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Slices in one forward pass.")] = 16,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Slices in one forward pass.")
+    ] = BATCH_SIZE,
     overwrite: Annotated[bool, typer.Option(help="Segment again what is done.")] = False,
 ) -> None:
     """Write masks, overlays and tables of all that is found.

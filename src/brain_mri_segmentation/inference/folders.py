@@ -16,7 +16,7 @@ from brain_mri_segmentation import __version__
 from brain_mri_segmentation.imaging.readers import Unreadable, read_files
 from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.imaging.writers import Picture, draw, to_files
-from brain_mri_segmentation.inference.predictor import Predictor
+from brain_mri_segmentation.inference.predictor import BATCH_SIZE, Predictor
 from brain_mri_segmentation.runtime.files import FileReader, Folder
 
 COLUMNS = [
@@ -54,7 +54,7 @@ def segment_volumes(
     predictor: Predictor,
     output: Folder,
     overwrite: bool = False,
-    batch_size: int = 16,
+    batch_size: int = BATCH_SIZE,
 ) -> Iterator[Outcome]:
     """Segment volumes one at a time, and write what was found.
 

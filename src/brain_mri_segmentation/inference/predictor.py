@@ -36,6 +36,9 @@ from brain_mri_segmentation.models import SHIPPED_MODEL, Checkpoint
 from brain_mri_segmentation.parameters import PreprocessingParameters
 from brain_mri_segmentation.runtime.memory import keep_freed_memory
 
+BATCH_SIZE = 8
+"""Slices in one forward pass, from every door: with others, sums may round in another way."""
+
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
@@ -66,23 +69,16 @@ class Prediction:
 
     def of_slices(self) -> list[dict[str, object]]:
         """Return the metrics of each slice by name; None for NaN."""
-        fractions = self.tumour_pixels / self.mask[0].size
+        columns = {
+            "tumour_pixels": self.tumour_pixels.tolist(),
+            "tumour_fraction": (self.tumour_pixels / self.mask[0].size).tolist(),
+            "confidence": self.confidence.tolist(),
+            "expected_dice": [None if np.isnan(d) else d for d in self.expected_dice.tolist()],
+            "review": self.review,
+        }
         return [
-            {
-                "tumour_pixels": int(pixels),
-                "tumour_fraction": float(fraction),
-                "confidence": float(confidence),
-                "expected_dice": None if np.isnan(expected) else float(expected),
-                "review": review,
-            }
-            for pixels, fraction, confidence, expected, review in zip(
-                self.tumour_pixels,
-                fractions,
-                self.confidence,
-                self.expected_dice,
-                self.review,
-                strict=True,
-            )
+            dict(zip(columns, values, strict=True))
+            for values in zip(*columns.values(), strict=True)
         ]
 
     def in_sum(self) -> dict[str, object]:
@@ -122,7 +118,7 @@ class Predictor:
         self.device = torch.device(device)
         self.network = checkpoint.build().to(self.device)
 
-    def predict(self, volume: Volume, batch_size: int = 16) -> Prediction:
+    def predict(self, volume: Volume, batch_size: int = BATCH_SIZE) -> Prediction:
         """Segment a volume.
 
         Its intensities are normalised together, and components that are small beside the largest of
@@ -136,7 +132,7 @@ class Predictor:
         batches = [self.probabilities(batch) for batch in self.inputs(volume, batch_size)]
         return self.finish(volume, np.concatenate(batches))
 
-    def inputs(self, volume: Volume, batch_size: int = 16) -> Iterator[torch.Tensor]:
+    def inputs(self, volume: Volume, batch_size: int = BATCH_SIZE) -> Iterator[torch.Tensor]:
         """Resize and normalise the slices of a volume.
 
         Yields:
