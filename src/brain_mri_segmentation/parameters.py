@@ -172,17 +172,14 @@ class TrainingParameters(Parameters):
     ema_decay: float = Field(ge=0, lt=1)
     """Decay per step of the exponential moving average of the weights; 0 switches it off."""
     batch_norm_batches: int = Field(ge=1)
-    """Training batches over which the averaged weights get batch-norm statistics of their own,
-    before each validation."""
+    """Training batches over which batch-norm statistics are measured before each validation, for
+    the averaged weights as they are."""
     patience: int = Field(ge=1)
     """Epochs without a better val/dice after which training stops."""
     precision: Annotated[Literal["auto", "32", "bf16", "16"], BeforeValidator(str)]
     """``auto`` takes bfloat16 where the processor has instructions for it, else 32 bits."""
     accelerator: Literal["auto", "cpu", "gpu"]
     """Where training runs; ``gpu`` is an error on a machine without one."""
-    strategy: Literal["auto", "ddp"]
-    """``auto`` trains in one process on one device, ``ddp`` in all processes that torchrun or
-    SLURM started, one a device (distributed data parallel)."""
     compile: bool
     """Compile the network with ``torch.compile``: the first steps wait for it, the others are
     faster on most GPUs. It does not pay on a CPU."""

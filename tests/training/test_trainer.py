@@ -240,7 +240,7 @@ def test_training_goes_on_from_given_weights(parameters, partitions, tmp_path):
 
 
 def test_the_moving_average_warms_up():
-    average = MovingAverage(decay=0.9, batches=1)._kwargs["multi_avg_fn"]
+    average = MovingAverage(decay=0.9)._kwargs["multi_avg_fn"]
     for step, expected in ((0, 0.1), (8, 0.5), (10_000, 0.9)):
         old = [torch.tensor(1.0)]
         average(old, [torch.tensor(0.0)], torch.tensor(step))

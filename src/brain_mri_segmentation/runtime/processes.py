@@ -23,7 +23,8 @@ class Processes:
         """Read what torchrun or srun said; one process where neither did."""
         rank = _number("RANK", "SLURM_PROCID", 0)
         count = _number("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", 1)
-        return cls(rank, count, _number("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE", count))
+        machines = int(os.environ.get("SLURM_STEP_NUM_NODES") or 1)
+        return cls(rank, count, int(os.environ.get("LOCAL_WORLD_SIZE") or count // machines))
 
 
 ALONE = Processes()

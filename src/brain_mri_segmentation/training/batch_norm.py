@@ -1,76 +1,41 @@
-"""Batch normalisation over the batches of all processes, on a CPU.
+"""Statistics of batch normalisation for the weights as they are."""
 
-On GPUs PyTorch's own ``SyncBatchNorm`` does it; it refuses a CPU.
-"""
+from collections.abc import Iterable
 
 import torch
-from lightning.pytorch.plugins import LayerSync
 from torch import distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
-class SharedBatchNorm(nn.BatchNorm2d):
-    """Normalises by mean and variance over all processes, which have as many slices each."""
+@torch.no_grad()
+def measure_batch_norm(network: nn.Module, images: Iterable[torch.Tensor]) -> None:
+    """Measure the statistics anew, as the mean over batches.
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002
-        """Return (N, C, H, W) normalised; in evaluation like any batch normalisation."""
-        if not self.training:
-            return super().forward(input)
-        values = input.float()
-        mean = _mean_of_all(values.mean((0, 2, 3), keepdim=True))
-        variance = _mean_of_all((values - mean).square().mean((0, 2, 3), keepdim=True))
-        self._keep(mean, variance, distributed.get_world_size() * input.numel() // input.shape[1])
-        scale = self.weight[:, None, None] * (variance + self.eps).rsqrt()
-        return ((values - mean) * scale + self.bias[:, None, None]).to(input.dtype)
+    An average of weights needs statistics of its own: those of the weights that were averaged
+    belong to other activations (Izmailov et al., Averaging weights leads to wider optima, 2018).
+    Like ``torch.optim.swa_utils.update_bn``, but all other layers work as in evaluation, and of
+    several processes each takes part.
 
-    @torch.no_grad()
-    def _keep(self, mean: torch.Tensor, variance: torch.Tensor, count: int) -> None:
-        """Update the averages that evaluation uses; like PyTorch, with the unbiased variance."""
-        assert self.momentum is not None  # None, the average of all steps, is for no network here
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        self.running_mean.lerp_(mean.flatten(), self.momentum)
-        self.running_var.lerp_(variance.flatten() * (count / (count - 1)), self.momentum)
-        self.num_batches_tracked.add_(1)
-
-
-class ShareBatchNorm(LayerSync):
-    """Tells Lightning how to turn the layers of a network into shared ones, and back."""
-
-    def apply(self, model: nn.Module) -> nn.Module:
-        """Share statistics."""
-        return _turn(model, nn.BatchNorm2d, SharedBatchNorm)
-
-    def revert(self, model: nn.Module) -> nn.Module:
-        """Share nothing any more."""
-        return _turn(model, SharedBatchNorm, nn.BatchNorm2d)
-
-
-def _turn(model: nn.Module, old: type[nn.Module], new: type[nn.Module]) -> nn.Module:
-    for module in model.modules():
-        if type(module) is old:
-            module.__class__ = new  # parameters, buffers and their names stay
-    return model
-
-
-def _mean_of_all(own: torch.Tensor) -> torch.Tensor:
-    total: torch.Tensor = _Sum.apply(own)  # type: ignore[no-untyped-call]
-    return total / distributed.get_world_size()
-
-
-class _Sum(torch.autograd.Function):
-    """A sum over processes through which gradients reach all of them."""
-
-    @staticmethod
-    def forward(_: object, own: torch.Tensor) -> torch.Tensor:
-        return _sum(own)
-
-    @staticmethod
-    def backward(_: object, *gradients: torch.Tensor) -> torch.Tensor:
-        return _sum(gradients[0])
-
-
-def _sum(own: torch.Tensor) -> torch.Tensor:
-    total = own.clone(memory_format=torch.contiguous_format)
-    distributed.all_reduce(total)
-    return total
+    Args:
+        network: Left in evaluation mode.
+        images: Batches (N, C, H, W), normalised and augmented as in training.
+    """
+    layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
+    network.eval()
+    if not layers:
+        return
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # the mean over all batches
+        layer.train()
+    for batch in images:
+        network(batch)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+        layer.eval()
+        if distributed.is_initialized():
+            for name in ("running_mean", "running_var"):
+                value = layer.get_buffer(name)
+                distributed.all_reduce(value)
+                value /= distributed.get_world_size()

@@ -1,6 +1,5 @@
 """What happens between epochs: the report on each, and the file that a training goes on from."""
 
-import itertools
 import logging
 import math
 import time
@@ -11,7 +10,6 @@ from typing import Any
 import lightning
 import pandas as pd
 import torch
-from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.callbacks import (
     Callback,
     EarlyStopping,
@@ -20,12 +18,10 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from torch import nn
 
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.parameters import TrainingParameters
 from brain_mri_segmentation.runtime.files import write_atomically
-from brain_mri_segmentation.training.module import SegmentationModule
 
 logger = logging.getLogger(__name__)
 
@@ -134,25 +130,19 @@ class MovingAverage(WeightAveraging):
     The decay after n steps is min(decay, (1 + n) / (10 + n)), as in TensorFlow's
     ExponentialMovingAverage, so that the random weights of the start are soon forgotten.
 
-    An average of running statistics does not fit averaged weights: at a high learning rate such a
-    network segments nothing at all. So before each validation batch normalisation measures its
-    statistics anew, with the averaged weights on augmented training batches (as in
-    ``torch.optim.swa_utils.update_bn``).
-
     Args:
         decay: Share of the average that a step leaves as it is, once it has warmed up.
-        batches: Training batches that are measured.
     """
 
-    def __init__(self, decay: float, batches: int) -> None:
+    def __init__(self, decay: float) -> None:
         def average(
             averages: list[torch.Tensor], weights: list[torch.Tensor], steps: torch.Tensor
         ) -> None:
             kept = min(decay, (1 + int(steps)) / (10 + int(steps)))
             torch._foreach_lerp_(averages, weights, 1 - kept)
 
+        # Batch normalisation is measured before each validation, its averages are of no use.
         super().__init__(use_buffers=False, multi_avg_fn=average)
-        self._batches = batches
 
     def setup(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
@@ -160,29 +150,6 @@ class MovingAverage(WeightAveraging):
         """Keep the average where the training runs; the module itself comes there later."""
         self._device = trainer.strategy.root_device
         super().setup(trainer, pl_module, stage)
-
-    def on_validation_epoch_start(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> None:
-        """Put the average in place of the weights, and measure its statistics."""
-        super().on_validation_epoch_start(trainer, pl_module)
-        assert isinstance(pl_module, SegmentationModule)
-        norms = [m for m in pl_module.network.modules() if isinstance(m, nn.BatchNorm2d)]
-        if not norms:
-            return
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # the mean of all batches
-            norm.train()
-        batches = trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
-        for number, batch in enumerate(itertools.islice(batches, self._batches)):
-            moved = move_data_to_device(batch, pl_module.device)
-            with trainer.precision_plugin.forward_context():
-                pl_module(pl_module.augment(moved, seed=number)["image"])
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-            norm.eval()
 
 
 class Patience(EarlyStopping):

@@ -193,8 +193,9 @@ class SliceDataModule(lightning.LightningDataModule):
             )
         self.train, self.val, self._settings = train, val, settings
         self._batch_size = settings.batch_size // processes.count
-        self._sampler = ForegroundSampler(
-            train.holds_tumour, settings.oversample_foreground, seed, processes
+        self._sampler, self._first_epoch = (
+            ForegroundSampler(train.holds_tumour, settings.oversample_foreground, seed, processes)
+            for _ in range(2)
         )
         # Each slice once: Lightning's own sampler would repeat some to give all the same number.
         self._val_part = range(processes.rank, len(val), processes.count)
@@ -207,6 +208,10 @@ class SliceDataModule(lightning.LightningDataModule):
     def train_dataloader(self) -> DataLoader[dict[str, object]]:
         """Return the batches of one epoch."""
         return self._loader(self.train, sampler=self._sampler)
+
+    def measuring_dataloader(self) -> DataLoader[dict[str, object]]:
+        """Return the batches of the first epoch in any epoch, to measure something on the same."""
+        return self._loader(self.train, sampler=self._first_epoch)
 
     def val_dataloader(self) -> DataLoader[dict[str, object]]:
         """Return this process's part of the validation slices, in order."""

@@ -32,31 +32,6 @@ def check_accelerator(accelerator: str) -> None:
         )
 
 
-def choose_processes(strategy: str) -> Processes:
-    """Return the processes that train together.
-
-    Args:
-        strategy: ``auto`` for this one alone, ``ddp`` for all that torchrun or SLURM started.
-
-    Raises:
-        InputError: Only one of the two, launcher and parameter, speaks of several processes.
-    """
-    processes = Processes.started()
-    if strategy == "ddp" and processes.count == 1:
-        raise InputError(
-            "training.strategy=ddp trains in several processes, and this one was started alone. "
-            "Start them with torchrun --nproc-per-node N -m kedro run --pipeline training "
-            "--env ddp, or give --params training.strategy=auto."
-        )
-    if strategy == "auto" and processes.count > 1:
-        raise InputError(
-            f"{processes.count} processes were started, and with training.strategy=auto each would "
-            "train a model of its own in the same place. Add '--env ddp', or --params "
-            "training.strategy=ddp."
-        )
-    return processes
-
-
 def rejoin_processes(processes: Processes, accelerator: str) -> None:
     """Connect processes that torchrun started again; the first time Lightning does it.
 

@@ -1,5 +1,7 @@
 """What one step of training and validation does."""
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import lightning
@@ -14,6 +16,7 @@ from brain_mri_segmentation.imaging.intensity import normalise
 from brain_mri_segmentation.parameters import TrainingParameters
 from brain_mri_segmentation.runtime.processes import ALONE, Processes
 from brain_mri_segmentation.training.augmentation import Augmentation, Draws
+from brain_mri_segmentation.training.batch_norm import measure_batch_norm
 from brain_mri_segmentation.training.data_module import Batch
 from brain_mri_segmentation.training.losses import DiceCrossEntropyLoss
 
@@ -77,7 +80,8 @@ class SegmentationModule(lightning.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Let dropout, too, depend on the number of the step alone, also in a resumed training."""
-        torch.manual_seed(self._seed_of_step + (self.global_rank << 48))
+        processes = self._processes
+        torch.manual_seed(self._seed_of_step * processes.count + processes.rank)
 
     @property
     def _seed_of_step(self) -> int:
@@ -90,8 +94,19 @@ class SegmentationModule(lightning.LightningModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the counts of the epoch before."""
+        """Forget the counts of the epoch before; measure batch normalisation for these weights.
+
+        Where an average of weights is validated, its callback has put it in place before.
+        """
         self._counts[:] = 0
+        with self.trainer.precision_plugin.forward_context():
+            measure_batch_norm(self.network, self._training_images())
+
+    def _training_images(self) -> Iterator[torch.Tensor]:
+        batches = self.trainer.datamodule.measuring_dataloader()  # type: ignore[attr-defined]
+        for number, batch in enumerate(islice(batches, self._settings.batch_norm_batches)):
+            moved = self.transfer_batch_to_device(batch, self.device, 0)
+            yield self.augment(moved, seed=number)["image"]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the counts of its patients."""

@@ -18,7 +18,6 @@ RESUMABLE_CHANGES = {
     "patience",
     "num_workers",
     "accelerator",
-    "strategy",
     "compile",
     "deterministic",
 }

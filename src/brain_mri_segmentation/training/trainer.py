@@ -24,7 +24,6 @@ from brain_mri_segmentation.parameters import PreprocessingParameters, TrainingP
 from brain_mri_segmentation.runtime.memory import keep_freed_memory
 from brain_mri_segmentation.runtime.processes import Processes
 from brain_mri_segmentation.runtime.provenance import git_commit, package_versions
-from brain_mri_segmentation.training.batch_norm import ShareBatchNorm
 from brain_mri_segmentation.training.callbacks import (
     LAST,
     METRICS,
@@ -40,7 +39,6 @@ from brain_mri_segmentation.training.hardware import (
     check_accelerator,
     choose_memory_format,
     choose_precision,
-    choose_processes,
     explain_compiler,
     rejoin_processes,
     use_gpu,
@@ -102,13 +100,12 @@ def fit_model(
 
     Raises:
         InputError: A partition holds no tumour, pretrained weights cannot be had, there is no
-            GPU, the network cannot be compiled, several processes were started without
-            ``strategy: ddp`` or the other way round, the workspace cannot be written, there is no
-            such training to go on with, it diverged, or it was told to stop (SIGTERM, Ctrl-C).
+            GPU, the network cannot be compiled, the workspace cannot be written, there is no such
+            training to go on with, it diverged, or it was told to stop (SIGTERM, Ctrl-C).
     """
     settings = recipe.training
     check_accelerator(settings.accelerator)
-    processes = choose_processes(settings.strategy)
+    processes = Processes.started()
     rejoin_processes(processes, settings.accelerator)
     keep_freed_memory()
     lightning.seed_everything(recipe.seed, workers=True, verbose=False)
@@ -190,6 +187,12 @@ def _make_network(recipe: TrainingConfig, interrupted: dict[str, Any] | None) ->
             f"{recipe.model_name} is to be trained. Choose model={start.model_name}, or other "
             "weights."
         )
+    context, wanted = start.preprocessing.get("context", 0), recipe.preprocessing.context
+    if context != wanted:
+        raise InputError(
+            f"training.initial_weights={path} sees {context} neighbouring slices on each side, and "
+            f"preprocessing.context={wanted}. Give --params preprocessing.context={context}"
+        )
     logger.info("Starting from the weights of %s", path)
     return start.build()
 
@@ -199,7 +202,7 @@ def _make_trainer(
 ) -> lightning.Trainer:
     callbacks = [*callbacks, Patience(settings.patience)]
     if settings.ema_decay:
-        callbacks.append(MovingAverage(settings.ema_decay, settings.batch_norm_batches))
+        callbacks.append(MovingAverage(settings.ema_decay))
     interactive = sys.stderr.isatty()  # a log file is better off with a line an epoch
     if interactive:
         callbacks.append(TQDMProgressBar(leave=False))
@@ -208,13 +211,9 @@ def _make_trainer(
         deterministic = "warn"  # the backward pass of bilinear upsampling has no such algorithm
     # Only algorithms that read memory they never wrote need it filled, and ours do not.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    plugins: list[Any] = [AtomicCheckpointIO()]
-    if processes.count > 1 and not use_gpu(settings.accelerator):
-        plugins.append(ShareBatchNorm())
     return lightning.Trainer(
         accelerator=settings.accelerator,
-        # Buffers are the same in all processes, since batch normalisation is; to send them at every
-        # step would need as many steps of validation in each process.
+        # Buffers need not be sent at every step: they are measured before each validation.
         strategy=DDPStrategy(forward_sync_buffers=False) if processes.count > 1 else "auto",
         devices=processes.per_machine,
         num_nodes=processes.count // processes.per_machine,
@@ -225,7 +224,7 @@ def _make_trainer(
         gradient_clip_val=settings.gradient_clip,
         deterministic=deterministic,
         callbacks=callbacks,
-        plugins=plugins,
+        plugins=AtomicCheckpointIO(),
         logger=False,
         num_sanity_val_steps=0,
         enable_model_summary=False,

@@ -17,7 +17,7 @@ from brain_mri_segmentation.inference.predictor import (
     check_unseen,
 )
 from brain_mri_segmentation.models import Checkpoint
-from brain_mri_segmentation.parameters import EvaluationParameters
+from brain_mri_segmentation.parameters import EvaluationParameters, TrainingParameters
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +34,14 @@ def select_split(parameters: EvaluationParameters, **folders: Slices) -> tuple[S
 
 
 def segment_split(
-    checkpoint: Checkpoint, images: Slices, parameters: EvaluationParameters
+    checkpoint: Checkpoint,
+    images: Slices,
+    parameters: EvaluationParameters,
+    training: TrainingParameters,
 ) -> dict[str, np.ndarray]:
     """Predict the mask of every slice."""
     check_unseen(checkpoint, list(images), parameters.split)
-    predictor = Predictor(checkpoint, best_device())
+    predictor = Predictor(checkpoint, best_device(training.accelerator))
     masks: dict[str, np.ndarray] = {}
     for volume in patient_volumes(images):
         prediction = predictor.predict(volume, parameters.batch_size)

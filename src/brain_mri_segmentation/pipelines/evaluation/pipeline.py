@@ -28,6 +28,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                     "checkpoint": "checkpoint",
                     "images": "evaluation_images",
                     "parameters": "params:evaluation",
+                    "training": "params:training",
                 },
                 outputs="predictions",
                 name="segment_split",

@@ -8,7 +8,7 @@ from brain_mri_segmentation.evaluation import plots
 from brain_mri_segmentation.evaluation.robustness import score_conditions
 from brain_mri_segmentation.inference.predictor import Predictor, best_device, check_unseen
 from brain_mri_segmentation.models import Checkpoint
-from brain_mri_segmentation.parameters import EvaluationParameters
+from brain_mri_segmentation.parameters import EvaluationParameters, TrainingParameters
 
 
 def score_robustness(
@@ -16,11 +16,12 @@ def score_robustness(
     images: Slices,
     masks: Slices,
     parameters: EvaluationParameters,
+    training: TrainingParameters,
     seed: int,
 ) -> pd.DataFrame:
     """Score the model under noise, blur and other conditions."""
     check_unseen(checkpoint, list(images), parameters.split)
-    predictor = Predictor(checkpoint, best_device())
+    predictor = Predictor(checkpoint, best_device(training.accelerator))
     return score_conditions(predictor, images, masks, parameters.batch_size, seed)
 
 

@@ -15,6 +15,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                     "images": "evaluation_images",
                     "masks": "evaluation_masks",
                     "parameters": "params:evaluation",
+                    "training": "params:training",
                     "seed": "params:seed",
                 },
                 outputs="robustness",
