@@ -48,7 +48,7 @@ COPY conf/base conf/base
 COPY conf/local/README.md conf/local/
 # The model artifact: a file or folder of this checkout. Another one at run time: mount it, and name
 # it in SERVING_MODEL.
-ARG MODEL=data/06_models/pretrained/unet
+ARG MODEL=data/06_models/pretrained/unet_efficientnet
 COPY ${MODEL} ${MODEL}
 # An upload that is sent no further ends the wait for what is in flight, before Docker would.
 ENV SERVING_MODEL=${MODEL} UVICORN_HOST=0.0.0.0 UVICORN_PORT=8000 UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN=280

@@ -82,7 +82,7 @@ def beside_a_volume(address: str, files: list[bytes], slices: int) -> tuple[np.n
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = PROJECT / "data/06_models/pretrained/unet"
+    default = PROJECT / "data/06_models/pretrained/unet_efficientnet"
     parser.add_argument("--checkpoint", type=Path, default=default)
     parser.add_argument("--requests", type=int, default=192)
     options = parser.parse_args()

@@ -15,7 +15,7 @@ from brain_mri_segmentation.inference.predictor import load_model
 from brain_mri_segmentation.serving.model import load_serving_model
 
 PROJECT = Path(__file__).resolve().parents[1]
-FOLDER = PROJECT / "data/06_models/pretrained/unet"
+FOLDER = PROJECT / "data/06_models/pretrained/unet_efficientnet"
 
 
 @pytest.fixture(scope="module")

@@ -130,7 +130,7 @@ def test_the_mlflow_run_holds_every_epoch_all_parameters_and_the_reports(project
     assert "test/dice" in run.data.metrics
     parameters = run.data.params
     assert parameters["training.epochs"] == "2"
-    assert parameters["training.lr"] == "0.001"  # what suits a U-Net, where none is given
+    assert parameters["training.lr.unet"] == "0.0012"
     assert parameters["model"] == "unet"
     assert len(parameters["fingerprint.split"]) == len(parameters["fingerprint.data"]) == 16
     assert parameters["git.commit"]
