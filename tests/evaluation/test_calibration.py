@@ -6,6 +6,7 @@ import torch
 from brain_mri_segmentation.cohort.index import patient_volumes
 from brain_mri_segmentation.evaluation import calibration
 from brain_mri_segmentation.evaluation.calibration import (
+    Case,
     count_near_tumour,
     expected_calibration_error,
     fit_review,
@@ -85,15 +86,6 @@ def test_without_a_bad_slice_the_threshold_stays():
     }  # fmt: skip
 
 
-class Constant(torch.nn.Module):
-    """Gives a logit of -3 everywhere."""
-
-    def forward(self, images):
-        logits = torch.zeros(len(images), 2, *images.shape[2:])
-        logits[:, 0] = 3
-        return logits
-
-
 @pytest.fixture
 def checkpoint(parameters):
     torch.manual_seed(0)
@@ -102,36 +94,28 @@ def checkpoint(parameters):
     return Checkpoint("unet", model.config, preprocessing, model.state_dict())
 
 
-def test_pixels_near_tumour_are_counted_by_truth_and_logit(checkpoint):
-    predictor = Predictor(checkpoint)
-    predictor.network = Constant()
-    image, truth = np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.uint8)
-    image[8:24, 8:24] = 90
-    truth[16, 16] = 255
-    near = count_near_tumour(predictor, {"P0_1": lambda: image}, {"P0_1": lambda: truth}, 4)
+@pytest.fixture
+def rules(parameters):
+    return parameters.preprocessing.model_copy(
+        update={"threshold": 0.5, "min_component_ratio": 0.3}
+    )
+
+
+def test_pixels_near_tumour_are_counted_by_truth_and_logit(rules):
+    truth = np.zeros((1, 32, 32), bool)
+    truth[0, 16, 16] = True
+    near = count_near_tumour([Case("P0", np.full((1, 32, 32), -3, np.float32), truth)], rules)
     assert np.array_equal(near[1], counts({-3: 1}))
     # 317 points of the grid lie within a distance of 10 (Gauss's circle problem).
     assert np.array_equal(near[0], counts({-3: 316}))
 
 
-class HalfSure(torch.nn.Module):
-    """Gives bright pixels a probability of 0.62, a logit of 0.5, and the others 0.02."""
-
-    def forward(self, images):
-        logit = torch.where(images[:, 1] > 0, 0.5, -4.0)
-        return torch.stack([torch.zeros_like(logit), logit], dim=1)
-
-
-def test_other_thresholds_and_smallest_regions_are_compared(checkpoint):
-    checkpoint.preprocessing["min_component_ratio"] = 0.3
-    predictor = Predictor(checkpoint)
-    predictor.network = HalfSure()
-    image, truth = np.zeros((32, 32, 3), np.uint8), np.zeros((32, 32), np.uint8)
-    image[4:14, 4:14] = 90  # 100 pixels of tumour
-    truth[4:14, 4:14] = 255
-    image[20:24, 20:25] = 90  # 20 pixels of a false alarm, in both slices: 40 of 200
-    images = {"P0_1": lambda: image, "P0_2": lambda: image}
-    measured = measure(predictor, images, dict.fromkeys(images, lambda: truth), 4)
+def test_other_thresholds_and_component_ratios_are_compared(rules):
+    logits, truth = np.full((2, 32, 32), -4, np.float32), np.zeros((2, 32, 32), bool)
+    logits[:, 4:14, 4:14] = 0.5  # probability 0.62 on 100 pixels of tumour
+    truth[:, 4:14, 4:14] = True
+    logits[:, 20:24, 20:25] = 0.5  # 20 pixels of a false alarm, in both slices: 40 of 200
+    measured = measure([Case("P0", logits, truth)], rules)
     rows = {
         (row["threshold"], row["min_component_ratio"]): row["dice"]
         for row in calibration._compare_choices(measured.choices)
@@ -143,6 +127,13 @@ def test_other_thresholds_and_smallest_regions_are_compared(checkpoint):
     assert len(rows) == 5 + 6 - 1
 
 
+def masks_of(model, data):
+    """Find the masks of a model, and the true ones, by patient."""
+    for volume in patient_volumes(data.images):
+        truth = np.stack([data.masks[name]() > 0 for name in volume.names])
+        yield Predictor(model).predict(volume), truth
+
+
 def test_calibration_stores_what_it_found_and_leaves_the_masks(checkpoint, synthetic_slices):
     data = synthetic_slices(patients=2, slices=3)
     calibrated, report = calibration.calibrate(checkpoint, data.images, data.masks)
@@ -150,15 +141,16 @@ def test_calibration_stores_what_it_found_and_leaves_the_masks(checkpoint, synth
     assert calibrated.preprocessing["review_uncertainty"] == report["review"]["threshold"]
     error = report["expected_calibration_error"]
     assert error["after"] < error["before"]
-    before, after = (
-        measure(Predictor(model), data.images, data.masks, 4) for model in (checkpoint, calibrated)
-    )
-    assert np.array_equal(before.found, after.found, equal_nan=True)
-    flagged = 1 - after.expected > report["review"]["threshold"]
-    assert flagged.mean() == report["review"]["flagged"]
-    assert (flagged & (after.found < 0.5)).sum() == round(
-        report["review"]["recall"] * report["review"]["bad"]
-    )
+    flagged, found = [], []
+    for (before, _), (after, truth) in zip(
+        masks_of(checkpoint, data), masks_of(calibrated, data), strict=True
+    ):
+        assert np.array_equal(before.mask, after.mask)
+        flagged += (1 - after.expected_dice > report["review"]["threshold"]).tolist()
+        found += dice(confusion_counts(after.mask, truth)).tolist()
+    assert np.mean(flagged) == report["review"]["flagged"]
+    caught = np.array(flagged) & (np.array(found) < 0.5)
+    assert caught.sum() == round(report["review"]["recall"] * report["review"]["bad"])
     assert_is_the_dice_of(calibrated, data)
     # Calibrated a second time, it gives the same, not the same twice over.
     again, _ = calibration.calibrate(calibrated, data.images, data.masks)
@@ -173,12 +165,20 @@ def test_another_threshold_is_one_of_calibrated_probabilities(checkpoint, synthe
     assert_is_the_dice_of(calibrated, data)
 
 
+def test_the_network_runs_once(checkpoint, synthetic_slices, monkeypatch):
+    data, seen = synthetic_slices(patients=2, slices=3), []
+    logits = Predictor.logits
+    monkeypatch.setattr(
+        Predictor, "logits", lambda self, batch: seen.append(len(batch)) or logits(self, batch)
+    )
+    calibration.calibrate(checkpoint, data.images, data.masks)
+    assert sum(seen) == 6
+
+
 def assert_is_the_dice_of(model, data):
     """The Dice that is stored with a model is the one that its masks have."""
-    found = {"P0": np.zeros(4), "P1": np.zeros(4)}
-    for volume in patient_volumes(data.images):
-        masks = np.stack([data.masks[name]() for name in volume.names])
-        counts = confusion_counts(Predictor(model).predict(volume).mask, masks)
-        found[volume.name] += counts.sum(axis=0)
-    expected = np.mean([dice(counts) for counts in found.values()])
-    assert model.metadata["val_dice"] == pytest.approx(expected)
+    found = [
+        dice(confusion_counts(prediction.mask, truth).sum(axis=0))
+        for prediction, truth in masks_of(model, data)
+    ]
+    assert model.metadata["val_dice"] == pytest.approx(np.mean(found))

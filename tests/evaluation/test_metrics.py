@@ -149,9 +149,19 @@ def test_a_patients_interval_is_drawn_over_its_slices():
 
 
 def test_summary_as_text_names_model_split_and_interval():
-    report = {"model": "unet", "split": "val", "patients": 2, "slices": 4}
-    report |= metrics.summarise(SCORES)
-    report["intervals_95"] = metrics.bootstrap_intervals(SCORES, samples=100, seed=0)
+    alone = SCORES.assign(false_positive=SCORES["false_positive"] + 2)
+    report = metrics.report("unet", "val", SCORES, alone, samples=100, seed=0)
     text = metrics.format_summary(report)
     assert "unet on val: 2 patients, 4 slices" in text
-    assert "Dice, mean over patients           0.808  (95 % interval 0.615 to 1.000)" in text
+    assert "Dice, mean over patients           0.808 (0.615 to 1.000)     " in text
+    single = report["single_slices"]
+    assert single.keys() == report.keys() - {"model", "split", "patients", "slices"} - {
+        "single_slices"
+    }
+    assert single["dice"] < report["dice"]
+    assert metrics.format_metric(single, "dice") in text
+    tracked = metrics.tracked(report, "val")
+    assert tracked["val/dice"]["value"] == report["dice"]
+    assert tracked["val/single_slices/dice"]["value"] == single["dice"]
+    without = metrics.report("unet", "val", SCORES, alone[:0], samples=100, seed=0)
+    assert "single_slices" not in without

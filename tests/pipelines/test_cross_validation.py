@@ -6,6 +6,7 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 
 from brain_mri_segmentation.cohort.index import SPLITS
+from brain_mri_segmentation.cohort.statistics import measure_slices
 from brain_mri_segmentation.datasets import SliceFolderDataset
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.evaluation.metrics import dice
@@ -56,6 +57,11 @@ def catalog(pipeline, parameter_values, tmp_path_factory):
                 name = f"TCGA_{site}_{split}{n}_2000_{number}"
                 data[f"{split}_images"][name] = lambda image=image: image
                 data[f"{split}_masks"][name] = lambda image=image: image[..., 0] // 120 * 255
+    images, masks = (
+        {name: read for split in SPLITS for name, read in data[f"{split}_{kind}"].items()}
+        for kind in ("images", "masks")
+    )
+    data["slice_statistics"] = measure_slices(images, masks, 32, 10, 99)
     catalog = DataCatalog({k: MemoryDataset(v, copy_mode="assign") for k, v in data.items()})
     for name in pipeline.all_outputs():
         catalog[name] = KeptDataset(copy_mode="assign")
@@ -87,6 +93,7 @@ def test_the_report_is_over_all_patients(catalog):
     assert set(report["dice_by_fold"]) == {"1", "2", "3"}
     low, high = report["intervals_95"]["dice"]
     assert low <= report["dice"] <= high
+    assert report["single_slices"]["intervals_95"].keys() == report["intervals_95"].keys()
     assert (
         catalog.load("out_of_fold.tracked_metrics")["out_of_fold/dice"]["value"] == report["dice"]
     )

@@ -10,7 +10,13 @@ from matplotlib.figure import Figure
 from brain_mri_segmentation.datasets import RawSlicesDataset
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.parameters import check_parameters
-from brain_mri_segmentation.pipelines import data_processing, evaluation, robustness, training
+from brain_mri_segmentation.pipelines import (
+    SPLIT_FOLDERS,
+    data_processing,
+    evaluation,
+    robustness,
+    training,
+)
 from brain_mri_segmentation.pipelines.evaluation.nodes import score_predictions, select_split
 
 pytestmark = pytest.mark.slow
@@ -49,9 +55,15 @@ def run(pipeline, parameters, **data):
 
 @pytest.fixture(scope="module")
 def processed(phantom_folder, small_parameters):
-    raw = RawSlicesDataset(path=str(phantom_folder)).load()
+    raw, read = RawSlicesDataset(path=str(phantom_folder)).load(), []
+    raw = {name: lambda n=name, r=reader: read.append(n) or r() for name, reader in raw.items()}
     pipeline = data_processing.create_pipeline()
-    return run(pipeline, small_parameters, raw_slices=raw, split_manifest=None)
+    made = run(pipeline, small_parameters, raw_slices=raw, split_manifest=None)
+    for name in SPLIT_FOLDERS:
+        for reader in made[name].values():
+            reader()
+    assert sorted(read) == sorted(raw)  # each file once
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +100,7 @@ def test_data_processing_splits_by_patient_and_resizes(processed):
         first = next(iter(images))
         assert images[first]().shape == (32, 32, 3)
         assert masks[first]().shape == (32, 32)
+    assert len(processed["slice_statistics"]) == 30
     assert processed["data_fingerprint"]["train"]["slices"] == 18
     assert len(processed["cohort_problems"]) == 0
 

@@ -17,10 +17,11 @@ def make_checkpoint(parameters, tiny_segformer):
         "segformer": {"pretrained": str(tiny_segformer)},
     }
 
-    def make(name: str, image_size: int = 64) -> Checkpoint:
+    def make(name: str, **rules: object) -> Checkpoint:
         torch.manual_seed(0)
-        model = create_model(name, options[name])
-        preprocessing = parameters.preprocessing.model_dump() | {"image_size": image_size}
+        preprocessing = parameters.preprocessing.model_dump() | {"image_size": 64} | rules
+        channels = 3 * (1 + 2 * preprocessing["context"])
+        model = create_model(name, options[name], channels)
         metadata = {"epoch": 3, "train_patients": ["P0"], "val_patients": ["P1"]}
         return Checkpoint(name, model.config, preprocessing, model.state_dict(), metadata)
 

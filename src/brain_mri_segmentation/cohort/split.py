@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import random
-from collections.abc import Iterator
 
 import pandas as pd
 
@@ -111,14 +110,10 @@ def check_leakage(slices: pd.DataFrame, patient_split: pd.DataFrame) -> None:
         )
 
 
-def slices_of_split(
-    slices: pd.DataFrame, patient_split: pd.DataFrame, split: str
-) -> Iterator[tuple[str, str]]:
-    """Yield slice name ``<patient>_<number>`` and path of one partition's images."""
+def slices_of_split(slices: pd.DataFrame, patient_split: pd.DataFrame, split: str) -> list[str]:
+    """Return the names ``<patient>_<number>`` of one partition's slices, in order."""
     chosen = set(patient_split.loc[patient_split["split"] == split, "patient"])
-    for row in slices.itertuples():
-        if row.patient in chosen:
-            yield f"{row.patient}_{row.slice}", row.path
+    return [f"{row.patient}_{row.slice}" for row in slices.itertuples() if row.patient in chosen]
 
 
 def assign_folds(patients: list[str], folds: int, seed: int) -> pd.DataFrame:

@@ -2,13 +2,13 @@
 
 Measured on validation: a temperature for the logits (Guo et al. 2017), the expected calibration
 error before and after, the expected Dice below which a slice goes to review, and what other
-thresholds and smallest regions would give.
+thresholds and component ratios would give.
 Nearly all pixels of a slice are certainly healthy and would hide every error, so calibration is
 measured near tumour, true or predicted.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -22,12 +22,13 @@ from brain_mri_segmentation.evaluation.metrics import (
     dice,
     summarise,
 )
-from brain_mri_segmentation.inference.postprocessing import (
-    probability_to_mask,
-    remove_small_components,
-)
+from brain_mri_segmentation.imaging.intensity import resize_mask
+from brain_mri_segmentation.imaging.volume import Volume
+from brain_mri_segmentation.inference.postprocessing import probability_of, remove_small_components
 from brain_mri_segmentation.inference.predictor import Predictor
+from brain_mri_segmentation.inference.review import expected_dice
 from brain_mri_segmentation.models import Checkpoint
+from brain_mri_segmentation.parameters import PreprocessingParameters
 
 NEIGHBOURHOOD = 10
 """Pixels around tumour, true or predicted, in which calibration is measured."""
@@ -35,13 +36,28 @@ BAD_DICE = 0.5
 """A slice with a lower Dice is one that review should catch."""
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
-"""Thresholds that are tried beside the model's own, with its smallest region."""
+"""Thresholds that are tried beside the model's own, with its component ratio."""
 COMPONENT_RATIOS = (0.0, 0.1, 0.2, 0.3, 0.5, 1.0)
-"""Smallest regions that are tried beside the model's own, with its threshold."""
+"""Component ratios that are tried beside the model's own, with its threshold."""
 
 # Logits are counted in bins, so that any temperature can be tried without the maps in memory.
 _LOGITS = np.linspace(-12, 12, 961)
 _EDGES = (_LOGITS[1:] + _LOGITS[:-1]) / 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One patient, as the network sees it and as it is.
+
+    Attributes:
+        patient: Its name.
+        logits: (N, S, S) float32, as of ``Predictor.logits``.
+        truth: (N, S, S) bool, whether a pixel is tumour.
+    """
+
+    patient: str
+    logits: np.ndarray
+    truth: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +84,8 @@ def calibrate(
 ) -> tuple[Checkpoint, Report]:
     """Fit temperature and review threshold on a partition that the model was not trained on.
 
+    The network runs once; its logits, four bytes a pixel, stay in memory.
+
     Args:
         checkpoint: The trained model.
         images: Readers of (H, W, 3) uint8 by slice name.
@@ -80,27 +98,25 @@ def calibrate(
         (``val_dice`` of the metadata); and a report: ``temperature``; ``reliability``, tables
         as of ``reliability``, and ``expected_calibration_error``, each ``before`` and ``after``;
         of ``review`` the threshold, precision, recall and share of flagged slices; and under
-        ``postprocessing`` the scores of each threshold and smallest region that was tried. These
+        ``postprocessing`` the scores of each threshold and component ratio that was tried. These
         are for a person to choose by: the model keeps its own.
     """
-    rules = checkpoint.preprocessing | {"temperature": 1}
-    raw = Predictor(dataclasses.replace(checkpoint, preprocessing=rules), device)
-    near_tumour = count_near_tumour(raw, images, masks, batch_size)
+    predictor = Predictor(checkpoint, device)
+    rules = predictor.preprocessing
+    cases = [_run(predictor, volume, masks, batch_size) for volume in patient_volumes(images)]
+    near_tumour = count_near_tumour(cases, rules)
     temperature = fit_temperature(near_tumour)
     tables = {"before": reliability(near_tumour, 1), "after": reliability(near_tumour, temperature)}
 
     # A temperature moves all thresholds but 0.5, so these are tried on calibrated probabilities.
-    rules = rules | {"temperature": temperature}
-    predictor = Predictor(dataclasses.replace(checkpoint, preprocessing=rules), device)
-    own = predictor.preprocessing
-    measured = measure(predictor, images, masks, batch_size)
-    review = fit_review(measured.expected, measured.found, own.review_uncertainty)
+    measured = measure(cases, rules.model_copy(update={"temperature": temperature}))
+    review = fit_review(measured.expected, measured.found, rules.review_uncertainty)
     choices = _compare_choices(measured.choices)
+    own = (rules.threshold, rules.min_component_ratio)
     val_dice = next(
         choice["dice"]
         for choice in choices
-        if choice["threshold"] == own.threshold
-        and choice["min_component_ratio"] == own.min_component_ratio
+        if (choice["threshold"], choice["min_component_ratio"]) == own
     )
     report = {
         "temperature": temperature,
@@ -111,83 +127,75 @@ def calibrate(
         "postprocessing": choices,
         "reliability": {when: table.to_dict("list") for when, table in tables.items()},
     }
+    fitted = {"temperature": temperature, "review_uncertainty": review["threshold"]}
     calibrated = dataclasses.replace(
         checkpoint,
-        preprocessing=rules | {"review_uncertainty": review["threshold"]},
+        preprocessing=checkpoint.preprocessing | fitted,
         metadata=checkpoint.metadata | {"val_dice": val_dice},
     )
     return calibrated, report
 
 
-def count_near_tumour(
-    predictor: Predictor,
-    images: Mapping[str, SliceReader],
-    masks: Mapping[str, SliceReader],
-    batch_size: int,
-) -> np.ndarray:
-    """Count the pixels near tumour, predicted or true, by truth and logit.
+def _run(
+    predictor: Predictor, volume: Volume, masks: Mapping[str, SliceReader], batch_size: int
+) -> Case:
+    logits = [predictor.logits(batch) for batch in predictor.inputs(volume, batch_size)]
+    size = predictor.preprocessing.image_size
+    truth = np.stack([resize_mask(masks[name](), size, size) > 0 for name in volume.names])
+    return Case(volume.name, np.concatenate(logits), truth)
+
+
+def count_near_tumour(cases: Sequence[Case], rules: PreprocessingParameters) -> np.ndarray:
+    """Count the pixels near tumour, predicted (without a temperature) or true, by truth and logit.
 
     Returns:
         (2, 961) int64: by truth (0 or 1) and by ``_LOGITS``.
     """
     near = np.zeros((2, len(_LOGITS)), dtype=np.int64)
-    for volume in patient_volumes(images):
-        prediction = predictor.predict(volume, batch_size)
-        for name, mask, probability in zip(
-            volume.names, prediction.mask, prediction.probability, strict=True
-        ):
-            truth = masks[name]() > 0
-            tumour = truth | (mask > 0)
-            if tumour.any():
-                place = np.searchsorted(_EDGES, _logit(probability))  # (H, W)
-                around = ndimage.distance_transform_edt(~tumour) <= NEIGHBOURHOOD
-                for value in (0, 1):
-                    chosen = place[around & (truth == value)]
-                    near[value] += np.bincount(chosen, minlength=len(_LOGITS))
+    for case in cases:
+        probability = probability_of(case.logits, 1)
+        kept = remove_small_components(
+            probability, rules.threshold, rules.min_component_ratio, rules.min_component_size
+        )
+        tumour = case.truth | (kept >= rules.threshold)
+        for number in np.flatnonzero(tumour.any(axis=(1, 2))):
+            place, truth = np.searchsorted(_EDGES, case.logits[number]), case.truth[number]
+            around = ndimage.distance_transform_edt(~tumour[number]) <= NEIGHBOURHOOD
+            for value in (0, 1):
+                chosen = place[around & (truth == value)]
+                near[value] += np.bincount(chosen, minlength=len(_LOGITS))
     return near
 
 
-def measure(
-    predictor: Predictor,
-    images: Mapping[str, SliceReader],
-    masks: Mapping[str, SliceReader],
-    batch_size: int,
-) -> Measurement:
-    """Score each slice, and other thresholds and smallest regions; one patient in memory."""
+def measure(cases: Sequence[Case], rules: PreprocessingParameters) -> Measurement:
+    """Score each slice, and other thresholds and component ratios than those of the rules."""
+    own = (rules.threshold, rules.min_component_ratio)
+    tried = {own, *((threshold, own[1]) for threshold in THRESHOLDS)}
+    tried |= {(own[0], ratio) for ratio in COMPONENT_RATIOS}
     expected, found, choices = [], [], []
-    for volume in patient_volumes(images):
-        prediction = predictor.predict(volume, batch_size)
-        truths = np.stack([masks[name]() > 0 for name in volume.names])
-        expected += prediction.expected_dice.tolist()
-        found += dice(confusion_counts(prediction.mask, truths)).tolist()
-        tried = _try_choices(predictor, prediction.probability, truths)
-        choices.append(tried.assign(patient=volume.name))
-    return Measurement(np.array(expected), np.array(found), pd.concat(choices))
-
-
-def _try_choices(predictor: Predictor, volume: np.ndarray, truths: np.ndarray) -> pd.DataFrame:
-    """Count the outcomes of other thresholds and smallest regions on a volume (N, H, W)."""
-    rules = predictor.preprocessing
-    tried = {(threshold, rules.min_component_ratio) for threshold in (*THRESHOLDS, rules.threshold)}
-    tried |= {
-        (rules.threshold, region) for region in (*COMPONENT_RATIOS, rules.min_component_ratio)
-    }
-    tables = []
-    for threshold, region in sorted(tried):
-        kept = remove_small_components(volume, threshold, region, rules.min_component_size)
-        counts = confusion_counts(probability_to_mask(kept, threshold), truths)
-        table = pd.DataFrame(counts, columns=COUNTS)
-        tables.append(table.assign(threshold=threshold, min_component_ratio=region))
-    return pd.concat(tables)
+    for case in cases:
+        probability = probability_of(case.logits, rules.temperature)
+        for threshold, ratio in sorted(tried):
+            kept = remove_small_components(probability, threshold, ratio, rules.min_component_size)
+            counts = confusion_counts(kept >= threshold, case.truth)
+            choices.append(
+                pd.DataFrame(counts, columns=COUNTS).assign(
+                    threshold=threshold, min_component_ratio=ratio, patient=case.patient
+                )
+            )
+            if (threshold, ratio) == own:
+                expected.append(expected_dice(probability, kept, threshold))
+                found.append(dice(counts))
+    return Measurement(np.concatenate(expected), np.concatenate(found), pd.concat(choices))
 
 
 def _compare_choices(choices: pd.DataFrame) -> list[dict[str, float | None]]:
     wanted = ["dice", "dice_median", "dice_pooled", "dice_small_tumours", "empty_slice_fp_rate"]
     rows = []
-    for (threshold, region), group in choices.groupby(["threshold", "min_component_ratio"]):
+    for (threshold, ratio), group in choices.groupby(["threshold", "min_component_ratio"]):
         summary = summarise(group)
         scores = {name: None if np.isnan(summary[name]) else summary[name] for name in wanted}
-        rows.append({"threshold": threshold, "min_component_ratio": region} | scores)
+        rows.append({"threshold": threshold, "min_component_ratio": ratio} | scores)
     return rows
 
 
@@ -285,8 +293,3 @@ def fit_review(expected: np.ndarray, found: np.ndarray, otherwise: float) -> Rep
         "flagged": float(flags[best].mean()),
         "bad": int(bad.sum()),
     }
-
-
-def _logit(probability: np.ndarray) -> np.ndarray:
-    clipped = np.clip(probability.astype(np.float64), 1e-7, 1 - 1e-7)
-    return np.log(clipped / (1 - clipped))

@@ -184,23 +184,42 @@ def patient_dice_intervals(slice_scores: pd.DataFrame, samples: int, seed: int) 
 
 
 def report(
-    model: str, split: str, slice_scores: pd.DataFrame, samples: int, seed: int
+    model: str,
+    split: str,
+    slice_scores: pd.DataFrame,
+    single_slice_scores: pd.DataFrame,
+    samples: int,
+    seed: int,
 ) -> dict[str, Any]:
     """Summarise scores with their 95 % intervals, as plain values; an undefined metric is None.
 
     Args:
         model: Name of the architecture.
         split: What was scored.
-        slice_scores: One row a slice (``score_slices``).
+        slice_scores: One row a slice (``score_slices``), segmented volume by volume.
+        single_slice_scores: The same, segmented slice by slice; empty if that was not done.
         samples: Resamples behind each interval.
         seed: Seed of the resamples.
+
+    Returns:
+        ``model``, ``split``, ``patients``, ``slices``, the metrics of ``summarise`` and their
+        ``intervals_95``; under ``single_slices`` the metrics and intervals of the other mode.
     """
-    intervals = bootstrap_intervals(slice_scores, samples, seed)
-    return {
+    described = {
         "model": model,
         "split": split,
         "patients": int(slice_scores["patient"].nunique()),
         "slices": len(slice_scores),
+        **_summary(slice_scores, samples, seed),
+    }
+    if len(single_slice_scores):
+        described["single_slices"] = _summary(single_slice_scores, samples, seed)
+    return described
+
+
+def _summary(slice_scores: pd.DataFrame, samples: int, seed: int) -> dict[str, Any]:
+    intervals = bootstrap_intervals(slice_scores, samples, seed)
+    return {
         **{name: _defined(value) for name, value in summarise(slice_scores).items()},
         "intervals_95": {n: [_defined(end) for end in ends] for n, ends in intervals.items()},
     }
@@ -208,10 +227,13 @@ def report(
 
 def tracked(report: Report, prefix: str) -> dict[str, dict[str, float]]:
     """Return the defined metrics of a report as an experiment tracker takes them."""
+    modes = {prefix: report, f"{prefix}/single_slices": report.get("single_slices")}
     return {
-        f"{prefix}/{name}": {"value": float(report[name]), "step": 0}
-        for name in [*report["intervals_95"], "undefined_patients"]
-        if report[name] is not None
+        f"{place}/{name}": {"value": float(mode[name]), "step": 0}
+        for place, mode in modes.items()
+        if mode
+        for name in [*mode["intervals_95"], "undefined_patients"]
+        if mode[name] is not None
     }
 
 
@@ -220,19 +242,26 @@ def _defined(value: float) -> float | None:
 
 
 def format_summary(report: Report) -> str:
-    """Return a few readable lines of a report (the summary, with ``intervals_95`` beside it)."""
+    """Return a few readable lines of a report, the metrics of each mode beside each other."""
+    modes = {"volume by volume": report, "slice by slice": report.get("single_slices")}
+    shown = {name: mode for name, mode in modes.items() if mode}
     lines = [
         f"{report['model']} on {report['split']}: "
-        f"{report['patients']} patients, {report['slices']} slices"
+        f"{report['patients']} patients, {report['slices']} slices",
+        f"  {'(95 % intervals over patients)':<34}" + "".join(f" {n:<26}" for n in shown).rstrip(),
     ]
     for name, text in SUMMARY.items():
-        value, ends = report[name], report["intervals_95"][name]
-        if value is None:
-            lines.append(f"  {text:<34} undefined")
-        else:
-            spread = "" if None in ends else f"  (95 % interval {ends[0]:.3f} to {ends[1]:.3f})"
-            lines.append(f"  {text:<34} {value:.3f}{spread}")
+        values = [format_metric(mode, name) for mode in shown.values()]
+        lines.append(f"  {text:<34}" + "".join(f" {value:<26}" for value in values).rstrip())
     return "\n".join(lines)
+
+
+def format_metric(mode: Report, name: str) -> str:
+    """Return a metric as text, such as ``0.808 (0.615 to 1.000)``; or ``undefined``."""
+    if mode[name] is None:
+        return "undefined"
+    low, high = mode["intervals_95"][name]
+    return f"{mode[name]:.3f}" + ("" if low is None else f" ({low:.3f} to {high:.3f})")
 
 
 def _percentiles(values: object) -> np.ndarray:

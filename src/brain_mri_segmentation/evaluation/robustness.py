@@ -2,23 +2,17 @@
 
 import logging
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from brain_mri_segmentation.cohort.index import SliceReader, patient_volumes
-from brain_mri_segmentation.evaluation.metrics import (
-    COUNTS,
-    confusion_counts,
-    score_slices,
-    summarise,
-)
-from brain_mri_segmentation.imaging.intensity import FLAIR, resize_image, resize_mask
-from brain_mri_segmentation.imaging.naming import patient_of
-from brain_mri_segmentation.imaging.volume import Volume
+from brain_mri_segmentation.cohort.index import SliceReader, Slices
+from brain_mri_segmentation.evaluation.metrics import summarise
+from brain_mri_segmentation.evaluation.scoring import score_model
+from brain_mri_segmentation.imaging.intensity import FLAIR, resize_image
 from brain_mri_segmentation.inference.predictor import Predictor
 
 logger = logging.getLogger(__name__)
@@ -90,8 +84,8 @@ CONDITIONS = {
 
 def score_conditions(
     predictor: Predictor,
-    images: Mapping[str, SliceReader],
-    masks: Mapping[str, SliceReader],
+    images: Slices,
+    masks: Slices,
     batch_size: int = 16,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -114,7 +108,7 @@ def score_conditions(
             slice_name: _reader(read, condition, slice_name, seed)
             for slice_name, read in images.items()
         }
-        summary = summarise(_score(predictor, changed, masks, batch_size, condition.alone))
+        summary = summarise(score_model(predictor, changed, masks, batch_size, condition.alone))
         rows.append({"condition": name} | {metric: summary[metric] for metric in METRICS})
         logger.info("%s: mean Dice %.3f", name, summary["dice"])
     table = pd.DataFrame(rows)
@@ -126,23 +120,3 @@ def _reader(read: SliceReader, condition: Condition, name: str, seed: int) -> Sl
         return condition.change(read(), np.random.default_rng((seed, zlib.crc32(name.encode()))))
 
     return changed
-
-
-def _score(
-    predictor: Predictor,
-    images: Mapping[str, SliceReader],
-    masks: Mapping[str, SliceReader],
-    batch_size: int,
-    alone: bool,
-) -> pd.DataFrame:
-    volumes: Iterable[Volume] = patient_volumes(images)
-    if alone:
-        volumes = (Volume(read()[None], name) for name, read in images.items())
-    rows = []
-    for volume in volumes:
-        found = predictor.predict(volume, batch_size).mask
-        for name, mask in zip(volume.names, found, strict=True):
-            truth = masks[name]()
-            counts = confusion_counts(resize_mask(mask, *truth.shape), truth)
-            rows.append([patient_of(name), *counts])
-    return score_slices(pd.DataFrame(rows, columns=["patient", *COUNTS]))

@@ -16,6 +16,7 @@ from PIL import Image
 CHANNELS = 3  # pre-contrast, FLAIR, post-contrast
 FLAIR = 1  # in which the tumour is bright
 _LEVELS = 256  # intensities of uint8
+_NOTHING = np.zeros((CHANNELS, _LEVELS), dtype=np.int64)
 
 
 def resize_image(image: np.ndarray, size: int) -> np.ndarray:
@@ -73,13 +74,21 @@ class IntensityStatistics:
         Raises:
             ValueError: There is no slice.
         """
-        counts = np.zeros((CHANNELS, _LEVELS), dtype=np.int64)
-        for image in slices:
-            for channel in range(CHANNELS):
-                counts[channel] += np.bincount(image[..., channel].ravel(), minlength=_LEVELS)
+        counts = sum((count_intensities(image) for image in slices), _NOTHING)
         if not counts.any():
             raise ValueError("intensity statistics need at least one slice, got none")
+        return cls.of_counts(counts, lower, upper)
+
+    @classmethod
+    def of_counts(cls, counts: np.ndarray, lower: float, upper: float) -> "IntensityStatistics":
+        """Take the statistics of (3, 256) pixels by channel and intensity."""
         return cls(np.stack([_clipped_moments(c, lower, upper) for c in counts], axis=1))
+
+
+def count_intensities(image: np.ndarray) -> np.ndarray:
+    """Count the pixels of a slice (H, W, 3) uint8: (3, 256) int64 by channel and intensity."""
+    pixels = image.reshape(-1, CHANNELS)
+    return np.stack([np.bincount(channel, minlength=_LEVELS) for channel in pixels.T])
 
 
 def _clipped_moments(counts: np.ndarray, lower: float, upper: float) -> np.ndarray:

@@ -2,7 +2,12 @@
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
+from scipy import ndimage, special
+
+
+def probability_of(logits: np.ndarray, temperature: float) -> np.ndarray:
+    """Return the probability, float32 in 0..1, of logits that a temperature divides."""
+    return special.expit(logits / np.float32(temperature))
 
 
 def remove_small_components(

@@ -27,6 +27,7 @@ from brain_mri_segmentation.imaging.intensity import (
 from brain_mri_segmentation.imaging.naming import patient_of
 from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.inference.postprocessing import (
+    probability_of,
     probability_to_mask,
     remove_small_components,
     resize_probability,
@@ -148,21 +149,24 @@ class Predictor:
             images = to_tensor(pixels[places[start : start + batch_size]])
             yield normalise(images.to(self.device), statistics)
 
-    @torch.inference_mode()
     def probabilities(self, inputs: torch.Tensor) -> np.ndarray:
+        """Return the tumour probabilities (n, S, S), float32 in 0..1, of what ``inputs`` gives."""
+        return probability_of(self.logits(inputs), self.preprocessing.temperature)
+
+    @torch.inference_mode()
+    def logits(self, inputs: torch.Tensor) -> np.ndarray:
         """Run one forward pass, and a second one for the mirror images if the model wants it.
 
         Args:
             inputs: (n, 3 K, S, S) float32, slices of any volumes as ``inputs`` gives them.
 
         Returns:
-            (n, S, S) float32 in 0..1.
+            (n, S, S) float32, log(p / (1 - p)) of the tumour before the temperature.
         """
         logits = self.network(inputs)  # (n, 2, S, S)
         if self.preprocessing.mirroring:
             logits = (logits + self.network(inputs.flip(-1)).flip(-1)) / 2
-        scaled = logits.float() / self.preprocessing.temperature
-        return scaled.softmax(dim=1)[:, 1].cpu().numpy()
+        return (logits[:, 1].float() - logits[:, 0].float()).cpu().numpy()
 
     def finish(self, volume: Volume, probabilities: np.ndarray) -> Prediction:
         """Turn the probabilities (N, S, S) of all slices into masks in their own size."""

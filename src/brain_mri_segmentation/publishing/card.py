@@ -1,4 +1,4 @@
-"""The model card: every figure on it is taken from what training and evaluation measured."""
+"""The model card: every number on it is taken from what training and evaluation measured."""
 
 import math
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from brain_mri_segmentation.evaluation.metrics import SUMMARY, Report
+from brain_mri_segmentation.evaluation.metrics import SUMMARY, Report, format_metric
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import PreprocessingParameters, PublishingParameters
 from brain_mri_segmentation.publishing.export import ONNX_FILE
@@ -26,6 +26,10 @@ low, high = np.percentile(
 pixels = np.clip(pixels, low, high).astype(np.float64)
 mean, std = (f(pixels, axis=(0, 2, 3), keepdims=True) for f in (np.mean, np.std))
 pixels = ((pixels - mean) / np.where(std > 0, std, 1)).astype(np.float32)
+"""
+_ADD_NEIGHBOURS = """\
+places = np.arange(len(pixels))[:, None] + np.arange(-{context}, {context} + 1)
+pixels = pixels[places.clip(0, len(pixels) - 1)].reshape(len(pixels), -1, {size}, {size})
 """
 _DECIDE = """\
 probability = 1 / (1 + np.exp((logits[:, 0] - logits[:, 1]) / {temperature}))
@@ -72,7 +76,9 @@ def render_card(
         approval=approval,
         comparison=comparison,
         pictures=pictures,
-        figures=[_figure_row(report, name, text) for name, text in SUMMARY.items()],
+        modes=[report, *([report["single_slices"]] if "single_slices" in report else [])],
+        summary=SUMMARY,
+        format_metric=format_metric,
         sites=site_scores.to_dict("records"),
         worst=scores.iloc[0],
         best=scores.iloc[-1],
@@ -90,8 +96,11 @@ def render_card(
         repo_id=settings.repo_id if settings.destination == "hub" else None,
         onnx=_onnx_place(source, settings) if settings.onnx else None,
         number=_number,
-        prepare=_PREPARE.format(
-            size=rules.image_size, lower=rules.lower_percentile, upper=rules.upper_percentile
+        prepare=(_PREPARE + (_ADD_NEIGHBOURS if rules.context else "")).format(
+            size=rules.image_size,
+            lower=rules.lower_percentile,
+            upper=rules.upper_percentile,
+            context=rules.context,
         ),
         decide=_DECIDE.format(
             temperature=rules.temperature, threshold=rules.threshold, size=rules.image_size
@@ -145,15 +154,6 @@ def _base_model(checkpoint: Checkpoint) -> str | None:
 
 def _number(value: float | None) -> str:
     return "undefined" if value is None or math.isnan(value) else f"{value:.3f}"
-
-
-def _figure_row(report: Report, name: str, text: str) -> dict[str, str]:
-    value, ends = report[name], report["intervals_95"][name]
-    return {
-        "text": text,
-        "value": _number(value),
-        "interval": "" if None in ends else f"{ends[0]:.3f} to {ends[1]:.3f}",
-    }
 
 
 def _onnx_place(source: str | None, settings: PublishingParameters) -> str:

@@ -9,6 +9,7 @@ import onnxruntime
 import torch
 
 from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.imaging.intensity import CHANNELS
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import PreprocessingParameters
 
@@ -42,20 +43,22 @@ def export(
 def to_onnx(checkpoint: Checkpoint) -> bytes:
     """Return the network as ONNX, checked in onnxruntime against the checkpoint.
 
-    Its input ``image`` is (N, 3, S, S) float32, normalised, for any N; its output ``logits``
-    (N, 2, S, S).
+    Its input ``image`` is (N, 3 K, S, S) float32, normalised, for any N, K slices with the one to
+    segment in the middle; its output ``logits`` (N, 2, S, S).
 
     Raises:
         InputError: onnxruntime gives other logits.
     """
-    network, size = checkpoint.build(), _rules(checkpoint).image_size
+    rules = PreprocessingParameters.model_validate(checkpoint.preprocessing)
+    network, size = checkpoint.build(), rules.image_size
+    channels = CHANNELS * (1 + 2 * rules.context)
     logging.getLogger("torch.onnx").setLevel(
         logging.ERROR
     )  # it misses torchvision, which we do not
     with warnings.catch_warnings(action="ignore"):
         program = torch.onnx.export(
             network,
-            (torch.zeros(2, 3, size, size),),
+            (torch.zeros(2, channels, size, size),),
             input_names=["image"],
             output_names=["logits"],
             dynamic_shapes=({0: torch.export.Dim("batch")},),
@@ -66,20 +69,16 @@ def to_onnx(checkpoint: Checkpoint) -> bytes:
     for part in (*model.graph.node, *model.graph.value_info):
         del part.metadata_props[:]  # the exporter leaves paths of this machine in them
     onnx = model.SerializeToString(deterministic=True)
-    _check_onnx(onnx, network, size)
+    _check_onnx(onnx, network, channels, size)
     return onnx
 
 
-def _rules(checkpoint: Checkpoint) -> PreprocessingParameters:
-    return PreprocessingParameters.model_validate(checkpoint.preprocessing)
-
-
 @torch.inference_mode()
-def _check_onnx(onnx: bytes, network: torch.nn.Module, size: int) -> None:
+def _check_onnx(onnx: bytes, network: torch.nn.Module, channels: int, size: int) -> None:
     random = torch.Generator().manual_seed(0)
     session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
     for count in (1, 3):
-        image = torch.randn(count, 3, size, size, generator=random)
+        image = torch.randn(count, channels, size, size, generator=random)
         (logits,) = session.run(["logits"], {"image": image.numpy()})
         if (difference := float(np.abs(logits - network(image).numpy()).max())) > _SAME_LOGITS:
             raise InputError(

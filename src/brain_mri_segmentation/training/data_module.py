@@ -1,21 +1,19 @@
 """Slices as batches: which ones an epoch holds, and in which order."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TypedDict
 
 import lightning
 import numpy as np
+import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from brain_mri_segmentation.cohort.index import SliceReader
+from brain_mri_segmentation.cohort.statistics import SliceStatistics, measure_slices
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.imaging.intensity import (
-    IntensityStatistics,
-    neighbours,
-    to_tensor,
-)
+from brain_mri_segmentation.imaging.intensity import neighbours, to_tensor
 from brain_mri_segmentation.imaging.naming import by_patient, patient_of
 from brain_mri_segmentation.parameters import PreprocessingParameters, TrainingParameters
 from brain_mri_segmentation.runtime.processes import ALONE, Processes
@@ -46,10 +44,12 @@ class SliceDataset(Dataset[dict[str, object]]):
         images: Readers of (S, S, 3) uint8 by slice name.
         masks: Readers of (S, S) uint8 by the same names.
         preprocessing: How intensities are normalised.
+        statistics: What ``measure_slices`` gave for these slices and others; None measures them
+            here.
 
     Raises:
-        InputError: The names of images and masks differ, or a slice has another size than the
-            preprocessing says.
+        InputError: The names of images and masks differ, or the statistics are not of these slices
+            or not of this preprocessing.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class SliceDataset(Dataset[dict[str, object]]):
         images: Mapping[str, SliceReader],
         masks: Mapping[str, SliceReader],
         preprocessing: PreprocessingParameters,
+        statistics: pd.DataFrame | None = None,
     ) -> None:
         if unpaired := sorted(images.keys() ^ masks.keys()):
             raise InputError(
@@ -69,33 +70,29 @@ class SliceDataset(Dataset[dict[str, object]]):
         self._images, self._masks = images, masks
         self._preprocessing = preprocessing
         self._decoded: dict[str, np.ndarray] = {}
-        self._statistics = {
-            patient: self._measure(self._read_image(name) for name in names)
-            for patient, names in self._volumes.items()
-        }
+        rules = preprocessing
+        given = (rules.image_size, rules.lower_percentile, rules.upper_percentile)
+        if statistics is None:
+            statistics = measure_slices(images, masks, *given)
+        self._statistics = SliceStatistics.of(statistics, self.names, *given)
         self._place = {patient: i for i, patient in enumerate(self.patients)}
-        self.holds_tumour = np.array([bool(masks[name]().any()) for name in self.names])
+        self.holds_tumour = self._statistics.tumour_pixels > 0
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> dict[str, object]:
         name = self.names[index]
-        patient, image = patient_of(name), self._read_image(name)
+        patient = patient_of(name)
         volume = self._volumes[patient]
         places = neighbours(len(volume), self._preprocessing.context)[volume.index(name)]
         return {
             "image": to_tensor(np.stack([self._read_image(volume[place]) for place in places])),
             "mask": torch.from_numpy((self._masks[name]() > 0).astype(np.int64)),
-            "statistics": self._statistics[patient],
-            "own_statistics": self._measure([image]),
+            "statistics": torch.from_numpy(self._statistics.volume[index]),
+            "own_statistics": torch.from_numpy(self._statistics.alone[index]),
             "patient": self._place[patient],
         }
-
-    def _measure(self, slices: Iterable[np.ndarray]) -> torch.Tensor:
-        rules = self._preprocessing
-        measured = IntensityStatistics.of(slices, rules.lower_percentile, rules.upper_percentile)
-        return torch.from_numpy(measured.values)
 
     def _read_image(self, name: str) -> np.ndarray:
         if name in self._decoded:

@@ -53,10 +53,14 @@ _NETWORK = "network."  # where SegmentationModule holds the network, in a state 
 
 @dataclass(frozen=True)
 class Partition:
-    """Readers of one partition's slices by name: (S, S, 3) uint8 images and (S, S) uint8 masks."""
+    """Readers of one partition's slices by name: (S, S, 3) uint8 images and (S, S) uint8 masks.
+
+    With what ``measure_slices`` gave for them and others; None measures them before the training.
+    """
 
     images: Mapping[str, SliceReader]
     masks: Mapping[str, SliceReader]
+    statistics: pd.DataFrame | None = None
 
 
 @dataclass(frozen=True)
@@ -117,8 +121,8 @@ def fit_model(
     layout = choose_memory_format(settings.accelerator)
     network.to(memory_format=layout)  # type: ignore[call-overload]
     data = SliceDataModule(
-        SliceDataset(train.images, train.masks, recipe.preprocessing),
-        SliceDataset(val.images, val.masks, recipe.preprocessing),
+        SliceDataset(train.images, train.masks, recipe.preprocessing, train.statistics),
+        SliceDataset(val.images, val.masks, recipe.preprocessing, val.statistics),
         settings,
         recipe.seed,
         processes,

@@ -69,10 +69,17 @@ def summarise_folds(
     model: str,
     parameters: EvaluationParameters,
     seed: int,
+    **single_slice_scores: pd.DataFrame,
 ) -> tuple[metrics.Report, dict[str, dict[str, float]]]:
     """Reduce the scores to one value of each metric over all patients, and Dice by fold."""
-    samples = parameters.bootstrap_samples
-    report = metrics.report(model, "folds that it has not seen", slice_scores, samples, seed)
+    report = metrics.report(
+        model,
+        "folds that it has not seen",
+        slice_scores,
+        pd.concat(single_slice_scores.values(), ignore_index=True),
+        parameters.bootstrap_samples,
+        seed,
+    )
     by_fold = patient_scores.groupby("fold")["dice"].mean()
     report |= {"dice_by_fold": {str(fold): float(dice) for fold, dice in by_fold.items()}}
     logger.info("%s", metrics.format_summary(report))

@@ -36,8 +36,13 @@ def create_pipeline(**kwargs: object) -> Pipeline:
         ),
     ]
     train = training.create_pipeline().only_nodes("train_model", "calibrate_model")
-    score = evaluation.create_pipeline().only_nodes("segment_split", "score_predictions")
-    folds = [in_namespace(f"fold_{n}", train + score, {"data_fingerprint"}) for n in numbers]
+    score = evaluation.create_pipeline().only_nodes(
+        "segment_split", "score_predictions", "score_single_slices"
+    )
+    folds = [
+        in_namespace(f"fold_{n}", train + score, {"data_fingerprint", "slice_statistics"})
+        for n in numbers
+    ]
     join = [
         Node(
             join_folds,
@@ -54,7 +59,8 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 "model": "params:model",
                 "parameters": "params:evaluation",
                 "seed": "params:seed",
-            },
+            }
+            | {f"fold_{n}": f"fold_{n}.single_slice_scores" for n in numbers},
             outputs=_named("out_of_fold", ["metrics", "tracked_metrics"]),
             name="summarise_folds",
         ),

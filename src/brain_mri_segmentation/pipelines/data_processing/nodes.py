@@ -1,15 +1,13 @@
 """From raw TIF files to split folders."""
 
-from functools import partial
-
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from brain_mri_segmentation.cohort import statistics
 from brain_mri_segmentation.cohort.index import (
     SPLITS,
+    ResizedSlices,
     SliceFiles,
-    SliceReader,
     Slices,
     index_slices,
     refuse_problems,
@@ -23,7 +21,6 @@ from brain_mri_segmentation.cohort.split import (
     split_by_seed,
 )
 from brain_mri_segmentation.evaluation import plots
-from brain_mri_segmentation.imaging.intensity import resize_image, resize_mask
 from brain_mri_segmentation.parameters import (
     CohortParameters,
     PreprocessingParameters,
@@ -32,13 +29,27 @@ from brain_mri_segmentation.parameters import (
 
 
 def index_cohort(
-    raw_slices: SliceFiles, parameters: CohortParameters
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Check every raw slice; return the usable ones and a report on the others."""
-    table = index_slices(raw_slices)
+    raw_slices: SliceFiles, parameters: CohortParameters, preprocessing: PreprocessingParameters
+) -> tuple[pd.DataFrame, pd.DataFrame, Slices, Slices]:
+    """Read every raw slice once; return the usable ones, resized, and a report on the others."""
+    resized = ResizedSlices(preprocessing.image_size)
+    table = index_slices(raw_slices, resized)
     refuse_problems(table, parameters.on_invalid)
     problems = table.loc[table["problem"] != "", ["patient", "slice", "problem"]]
-    return usable_slices(table), problems
+    return usable_slices(table), problems, resized.images, resized.masks
+
+
+def measure_slices(
+    resized_images: Slices, resized_masks: Slices, parameters: PreprocessingParameters
+) -> pd.DataFrame:
+    """Measure intensities and tumour of each slice and volume."""
+    return statistics.measure_slices(
+        resized_images,
+        resized_masks,
+        parameters.image_size,
+        parameters.lower_percentile,
+        parameters.upper_percentile,
+    )
 
 
 def split_patients(
@@ -71,29 +82,15 @@ def draw_split_balance(cohort: pd.DataFrame, patient_split: pd.DataFrame) -> Fig
 
 
 def write_split_folders(
-    raw_slices: Slices,
+    resized_images: Slices,
+    resized_masks: Slices,
     cohort: pd.DataFrame,
     patient_split: pd.DataFrame,
-    parameters: PreprocessingParameters,
-) -> dict[str, dict[str, SliceReader]]:
-    """Return readers of resized images and masks by partition; each slice is made when saved."""
-    folders: dict[str, dict[str, SliceReader]] = {}
+) -> dict[str, Slices]:
+    """Deal the slices out to the folders of their partitions."""
+    folders: dict[str, Slices] = {}
     for split in SPLITS:
-        pairs = list(slices_of_split(cohort, patient_split, split))
-        folders[f"{split}_images"] = {
-            name: partial(_read_image, raw_slices[raw], parameters.image_size)
-            for name, raw in pairs
-        }
-        folders[f"{split}_masks"] = {
-            name: partial(_read_mask, raw_slices[f"{raw}_mask"], parameters.image_size)
-            for name, raw in pairs
-        }
+        names = slices_of_split(cohort, patient_split, split)
+        folders[f"{split}_images"] = {name: resized_images[name] for name in names}
+        folders[f"{split}_masks"] = {name: resized_masks[name] for name in names}
     return folders
-
-
-def _read_image(read: SliceReader, size: int) -> np.ndarray:
-    return resize_image(read(), size)
-
-
-def _read_mask(read: SliceReader, size: int) -> np.ndarray:
-    return resize_mask(read(), size, size)

@@ -6,6 +6,7 @@ from brain_mri_segmentation.pipelines.data_processing.nodes import (
     draw_split_balance,
     fingerprint_data,
     index_cohort,
+    measure_slices,
     split_patients,
     write_split_folders,
 )
@@ -17,9 +18,15 @@ def create_pipeline(**kwargs: object) -> Pipeline:
         [
             Node(
                 index_cohort,
-                inputs=["raw_slices", "params:cohort"],
-                outputs=["cohort", "cohort_problems"],
+                inputs=["raw_slices", "params:cohort", "params:preprocessing"],
+                outputs=["cohort", "cohort_problems", "resized_images", "resized_masks"],
                 name="index_cohort",
+            ),
+            Node(
+                measure_slices,
+                inputs=["resized_images", "resized_masks", "params:preprocessing"],
+                outputs="slice_statistics",
+                name="measure_slices",
             ),
             Node(
                 split_patients,
@@ -51,12 +58,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             ),
             Node(
                 write_split_folders,
-                inputs={
-                    "raw_slices": "raw_slices",
-                    "cohort": "cohort",
-                    "patient_split": "patient_split",
-                    "parameters": "params:preprocessing",
-                },
+                inputs=["resized_images", "resized_masks", "cohort", "patient_split"],
                 outputs=SPLIT_FOLDERS,
                 name="write_split_folders",
             ),

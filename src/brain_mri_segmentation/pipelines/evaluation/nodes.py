@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from brain_mri_segmentation.cohort.index import Slices, patient_volumes
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.evaluation import metrics, plots
+from brain_mri_segmentation.evaluation.scoring import score_model
 from brain_mri_segmentation.imaging.naming import patient_of
 from brain_mri_segmentation.inference.predictor import (
     Predictor,
@@ -68,8 +69,19 @@ def score_predictions(
     return slice_scores, metrics.score_patients(slice_scores), metrics.score_sites(slice_scores)
 
 
+def score_single_slices(
+    checkpoint: Checkpoint, images: Slices, masks: Slices, parameters: EvaluationParameters
+) -> pd.DataFrame:
+    """Score each slice as if it were all that there is; an empty table if that is not wanted."""
+    if not parameters.single_slices:
+        return pd.DataFrame({"patient": [], "slice": []})
+    predictor = Predictor(checkpoint, best_device())
+    return score_model(predictor, images, masks, parameters.batch_size, single_slices=True)
+
+
 def summarise_scores(
     slice_scores: pd.DataFrame,
+    single_slice_scores: pd.DataFrame,
     checkpoint: Checkpoint,
     data_fingerprint: dict[str, Any],
     parameters: EvaluationParameters,
@@ -77,7 +89,9 @@ def summarise_scores(
 ) -> tuple[metrics.Report, dict[str, dict[str, float]]]:
     """Reduce the scores to one value of each metric, for report and experiment tracker."""
     split, samples = parameters.split, parameters.bootstrap_samples
-    report = metrics.report(checkpoint.model_name, split, slice_scores, samples, seed)
+    report = metrics.report(
+        checkpoint.model_name, split, slice_scores, single_slice_scores, samples, seed
+    )
     report["digest"] = checkpoint.digest
     report["fingerprint"] = {
         "split": data_fingerprint["split"],

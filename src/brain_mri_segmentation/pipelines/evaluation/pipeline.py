@@ -6,6 +6,7 @@ from brain_mri_segmentation.pipelines.evaluation.nodes import (
     draw_patient_dice,
     draw_slice_gallery,
     score_predictions,
+    score_single_slices,
     segment_split,
     select_split,
     summarise_scores,
@@ -40,9 +41,21 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 name="score_predictions",
             ),
             Node(
+                score_single_slices,
+                inputs={
+                    "checkpoint": "checkpoint",
+                    "images": "evaluation_images",
+                    "masks": "evaluation_masks",
+                    "parameters": "params:evaluation",
+                },
+                outputs="single_slice_scores",
+                name="score_single_slices",
+            ),
+            Node(
                 summarise_scores,
                 inputs={
                     "slice_scores": "slice_scores",
+                    "single_slice_scores": "single_slice_scores",
                     "checkpoint": "checkpoint",
                     "data_fingerprint": "data_fingerprint",
                     "parameters": "params:evaluation",

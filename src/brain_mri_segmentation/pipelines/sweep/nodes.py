@@ -20,6 +20,7 @@ def search_parameters(
     train_masks: Slices,
     val_images: Slices,
     val_masks: Slices,
+    slice_statistics: pd.DataFrame,
     data_fingerprint: dict[str, object],
     model: str,
     models: dict[str, dict[str, object]],
@@ -40,7 +41,7 @@ def search_parameters(
             metadata={"fingerprint": data_fingerprint},
         ),
         sweep,
-        Partition(train_images, train_masks),
-        Partition(val_images, val_masks),
+        Partition(train_images, train_masks, slice_statistics),
+        Partition(val_images, val_masks, slice_statistics),
         local_path(sweep_workspace["path"]),
     )

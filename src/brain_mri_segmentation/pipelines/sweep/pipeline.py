@@ -7,6 +7,7 @@ _DATASETS = [
     "train_masks",
     "val_images",
     "val_masks",
+    "slice_statistics",
     "data_fingerprint",
     "sweep_workspace",
 ]

@@ -25,6 +25,7 @@ def train_model(
     train_masks: Slices,
     val_images: Slices,
     val_masks: Slices,
+    slice_statistics: pd.DataFrame,
     data_fingerprint: dict[str, object],
     model: str,
     models: dict[str, dict[str, object]],
@@ -45,8 +46,8 @@ def train_model(
     )
     return fit_model(
         recipe,
-        Partition(train_images, train_masks),
-        Partition(val_images, val_masks),
+        Partition(train_images, train_masks, slice_statistics),
+        Partition(val_images, val_masks, slice_statistics),
         local_path(training_workspace["path"]),
         experiment_logger,
     )

@@ -12,6 +12,7 @@ _DATASETS = [
     "train_masks",
     "val_images",
     "val_masks",
+    "slice_statistics",
     "data_fingerprint",
     "training_workspace",
     "experiment_logger",
