@@ -14,7 +14,7 @@ from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.models.registry import MODELS, rebuild_model
 from brain_mri_segmentation.runtime.files import write_atomically
 
-SHIPPED_MODEL = Path(__file__).parents[1] / "pretrained" / "unet"
+SHIPPED_MODEL = Path(__file__).parents[1] / "pretrained" / "unet_efficientnet"
 """The exported model that comes with the package; in a checkout, a link to data/06_models."""
 
 FORMAT = "brain-mri-segmentation/1"
