@@ -46,7 +46,7 @@ def load(address: str, files: list[bytes], clients: int, requests: int) -> tuple
     def client(number: int) -> list[float]:
         latencies = []
         with httpx.Client(base_url=address, timeout=120) as session:
-            for n in range(requests // clients):
+            for n in range(max(1, requests // clients)):
                 started = time.perf_counter()
                 answer = session.post("/segment", files={"file": files[(number + n) % len(files)]})
                 answer.raise_for_status()

@@ -325,9 +325,9 @@ class ServingParameters(Parameters):
 
     max_upload_bytes: int = Field(default=64 * 2**20, ge=1024)
     """Largest request; a larger one is cut off while it arrives."""
-    max_batch: int = Field(default=8, ge=1, le=256)
-    """Slices in one forward pass; more helps a GPU, not a CPU. Other requests wait for one such
-    batch of a volume before it is their turn."""
+    max_batch: int | None = Field(default=None, ge=1, le=256)
+    """Slices in one forward pass; other requests wait for one such batch of a volume before it is
+    their turn. None: 2 on a processor, where more gain nothing, and 16 on a GPU."""
     max_waiting: int = Field(default=64, ge=1, le=10_000)
     """Slices that may be ahead of a new one; a volume counts as one batch. One more is told when to
     come back."""

@@ -27,8 +27,8 @@ class Model:
 
     def __init__(self, **settings):
         self.registry = CollectorRegistry()
-        limits = {"max_batch": 4, "max_waiting": 8, "max_waiting_bytes": 2**30} | settings
-        self.queue = ModelQueue(ServingParameters(**limits), self.registry)
+        limits = {"max_waiting": 8, "max_waiting_bytes": 2**30} | settings
+        self.queue = ModelQueue(ServingParameters(**limits), 4, self.registry)
         self.ran = []
         self.go = threading.Event()
         self.fail = False

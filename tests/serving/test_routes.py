@@ -122,13 +122,16 @@ def test_a_volume_gives_a_page_of_mask_for_each_slice(client, expected_volume, s
     assert np.array_equal(pages, expected_volume.mask)
 
 
-def test_a_volume_that_takes_several_batches_is_the_same(settings, predictor, stack):
-    small = settings.model_copy(update={"max_batch": 2})
+def test_a_volume_takes_as_many_batches_as_it_needs(settings, predictor, stack, monkeypatch):
+    batches, run = [], predictor.probabilities
+    monkeypatch.setattr(predictor, "probabilities", lambda x: batches.append(len(x)) or run(x))
     masks = []
-    for limits in (settings, small):
+    for most in (None, 1, 8):
+        limits = settings.model_copy(update={"max_batch": most})
         with TestClient(build_app(Service(limits, predictor))) as client:
             masks.append(client.post("/segment/volume", files=uploads(stack)).content)
-    assert masks[0] == masks[1]
+    assert batches == [2, 1, 1, 1, 1, 3]
+    assert masks[0] == masks[1] == masks[2]
 
 
 def test_a_volume_gives_other_pictures_too(client, expected_volume, stack):

@@ -42,7 +42,9 @@ class Service:
         self.settings, self._predictor, self._missing = settings, predictor, missing
         self.version = predictor.checkpoint.digest if predictor else ""
         self.registry = CollectorRegistry()
-        self.queue = ModelQueue(settings, self.registry)
+        on_gpu = predictor is not None and predictor.device.type != "cpu"
+        self.batch_size = settings.max_batch or (16 if on_gpu else 2)
+        self.queue = ModelQueue(settings, self.batch_size, self.registry)
         # A volume takes up to 200 MB while it is read, before the queue can refuse it.
         self.reading_volume = asyncio.Semaphore(2)
         self.reading_slice = asyncio.Semaphore(2)  # the largest takes 300 MB

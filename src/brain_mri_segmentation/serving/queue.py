@@ -26,11 +26,14 @@ class ModelQueue:
 
     Args:
         settings: What may wait.
+        batch_size: Slices in one forward pass.
         registry: Where slices and seconds are counted.
     """
 
-    def __init__(self, settings: ServingParameters, registry: CollectorRegistry) -> None:
-        self._settings = settings
+    def __init__(
+        self, settings: ServingParameters, batch_size: int, registry: CollectorRegistry
+    ) -> None:
+        self._settings, self._batch_size = settings, batch_size
         self._volumes: list[Volume] = []  # of the requests that are not answered yet
         self._turn = asyncio.Lock()  # first come, first served
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
@@ -53,7 +56,7 @@ class ModelQueue:
         """
         volumes = [*self._volumes, volume]
         # Others wait for one batch of a volume, then it is their turn.
-        slices = sum(min(len(other), self._settings.max_batch) for other in volumes)
+        slices = sum(min(len(other), self._batch_size) for other in volumes)
         pixels = sum(other.slices[..., 0].size for other in volumes)
         if self._volumes and (
             slices > self._settings.max_waiting

@@ -105,7 +105,7 @@ async def _answer(
     async with reading:
         volume = await run_in_threadpool(read, [await file.read() for file in files])
     with service.queue.place(volume):
-        steps = _predict(predictor, volume, service.settings.max_batch)
+        steps = _predict(predictor, volume, service.batch_size)
         prediction = await service.queue.run(steps, len(volume), request)
         headers = service.headers(prediction.tumour_fraction)
         if "application/json" in request.headers.get("accept", ""):
