@@ -127,7 +127,8 @@ def serve(
         service = create_app(model)
     except InputError as error:
         _fail(error, code=2)
-    uvicorn.run(service, host=host, port=port, access_log=False)
+    # The service logs uvicorn's lines, too; uvicorn's own settings would undo that.
+    uvicorn.run(service, host=host, port=port, access_log=False, log_config=None)
 
 
 @app.command()
