@@ -267,7 +267,7 @@ def test_slices_of_another_size_than_the_model_stores_are_refused(parameters, pa
         recipe(parameters),
         preprocessing=parameters.preprocessing.model_copy(update={"image_size": 64}),
     )
-    with pytest.raises(InputError, match=r"P0_1 .* \(32, 32, 3\), but .*image_size=64.*anew"):
+    with pytest.raises(InputError, match=r"P._. .* \(32, 32, 3\), but .*image_size=64.*anew"):
         fit_model(settings, *partitions, tmp_path)
 
 

@@ -149,7 +149,9 @@ def _base_model(checkpoint: Checkpoint) -> str | None:
     """Return the hub name of the weights that training started from, if it had some."""
     start = (checkpoint.metadata.get("model_options") or {}).get("pretrained")
     # As transformers reads it: a folder of that name goes before the hub.
-    return start if start and _HUB_NAME.fullmatch(start) and not Path(start).exists() else None
+    if not isinstance(start, str):  # true: weights of a package, which is no model of a hub
+        return None
+    return start if _HUB_NAME.fullmatch(start) and not Path(start).exists() else None
 
 
 def _number(value: float | None) -> str:

@@ -114,7 +114,6 @@ def fit_model(
     keep_freed_memory()
     lightning.seed_everything(recipe.seed, workers=True, verbose=False)
 
-    workspace.mkdir(parents=True, exist_ok=True)
     identity = _identify(recipe, train, val)
     interrupted = load_interrupted(workspace, settings.resume, identity)
     network = _make_network(recipe, interrupted)
