@@ -32,7 +32,7 @@ demo: install  ## run the whole project on a synthetic cohort, offline
 	@echo
 	@echo 'Trained and scored on synthetic phantoms; this says nothing about real patients.'
 	@echo 'Scores:   data/demo/08_reporting/unet_efficientnet/metrics.json'
-	@echo 'Figures:  data/demo/08_reporting/unet_efficientnet/*.png'
+	@echo 'Plots:    data/demo/08_reporting/unet_efficientnet/*.png'
 	@echo 'Pipeline: .venv/bin/kedro viz --env demo     Runs: make runs'
 
 test: install  ## run all tests; they must run 90 % of the lines
@@ -44,7 +44,7 @@ test-fast: install  ## run all but the slow tests, in under three minutes
 lint: install  ## check style, formatting, types, imports and spelling
 	PATH="$(CURDIR)/$(BIN):$$PATH" pre-commit run --all-files
 
-format: install  ## mend style and formatting
+format: install  ## fix style and formatting
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
@@ -67,7 +67,7 @@ serve: install  ## serve the model on http://127.0.0.1:8000; PORT=8123 for anoth
 image: install  ## build the serving image without Docker, and post a slice to it (as root)
 	$(BIN)/python scripts/build_image.py || [ $$? = 77 ]
 
-runs: install  ## show runs, scores and figures in the browser (MLflow)
+runs: install  ## show runs, metrics and plots in the browser (MLflow)
 	$(BIN)/kedro mlflow ui
 
 clean:  ## remove the virtual environment and caches; data and runs stay

@@ -1,4 +1,4 @@
-"""The one exception that stands for a mistake the user can mend, and how it is shown."""
+"""The one exception that stands for a mistake that the user can fix, and how it is shown."""
 
 import sys
 from collections.abc import Callable

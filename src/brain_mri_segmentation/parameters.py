@@ -89,7 +89,7 @@ class PreprocessingParameters(Parameters):
     """Whether the model sees the mirror image of a slice, too; the logits of both are averaged
     (test-time augmentation)."""
     temperature: float = Field(default=1, gt=0)
-    """Logits are divided by this, so that probabilities can be taken at their word; training
+    """Logits are divided by this, so that probabilities are calibrated; training
     fits it on validation."""
     review_uncertainty: Share = 0.5
     """A slice goes to review when the Dice that the model itself expects of its mask falls short of

@@ -135,7 +135,7 @@ def refuse_problems(cohort: pd.DataFrame, on_invalid: str) -> None:
     if problems and on_invalid == "error":
         raise InputError(
             f"The raw cohort has {len(problems)} problem(s):{listed}\n"
-            "Mend these files, or leave them out with --params cohort.on_invalid=skip."
+            "Repair these files, or leave them out with --params cohort.on_invalid=skip."
         )
     if problems:
         logger.warning("%d problem(s) in the raw cohort are skipped:%s", len(problems), listed)

@@ -1,4 +1,4 @@
-"""How far a model's probabilities can be taken at their word, and which slices it should doubt.
+"""How well a model's probabilities are calibrated, and which slices it should doubt.
 
 Measured on validation: a temperature for the logits (Guo et al. 2017), the expected calibration
 error before and after, the expected Dice below which a slice goes to review, and what other

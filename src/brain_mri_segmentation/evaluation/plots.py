@@ -206,7 +206,7 @@ def reliability_diagram(calibration: Report) -> "Figure":
     """
     figure = _figure(5.5, 5.5)
     axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="taken at its word")
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="perfectly calibrated")
     errors = calibration["expected_calibration_error"]
     styles = {"before": (ORANGE, "s", "as trained"), "after": (BLUE, "o", "with temperature")}
     for when, (colour, marker, text) in styles.items():

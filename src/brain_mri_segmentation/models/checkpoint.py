@@ -69,7 +69,7 @@ class Checkpoint:
         if not path.is_file():
             raise InputError(
                 f"There is no checkpoint at {path}. Train a model first "
-                "(kedro run --pipeline training), or mend the path."
+                "(kedro run --pipeline training), or correct the path."
             )
         try:
             values = torch.load(path, map_location="cpu", weights_only=True)

@@ -51,5 +51,5 @@ def report_folder(outcomes: list[Outcome]) -> None:
         listed = "".join(f"\n  {row.slice}: {row.problem}" for row in problems[:20].itertuples())
         raise InputError(
             f"{len(problems)} file(s) could not be segmented; all others were:{listed}\n"
-            "summary.csv lists them all. Mend or remove these files and run again."
+            "summary.csv lists them all. Repair or remove these files and run again."
         )

@@ -83,7 +83,7 @@ def calibrate_model(
 
 
 def draw_reliability_diagram(calibration: Report) -> Figure:
-    """Draw how far the probabilities can be taken at their word."""
+    """Draw how well the probabilities are calibrated."""
     return plots.reliability_diagram(calibration)
 
 
