@@ -169,6 +169,9 @@ class TrainingParameters(Parameters):
     initial_weights: str | None
     """Checkpoint or exported model of the same architecture to start from, such as to go on with
     the shipped model on other data; ``null`` starts from random (or the hub's) weights."""
+    teacher: str | None
+    """Checkpoint or exported model of any architecture to learn from as well: half of each target
+    is its probability (distillation). One that knows patients that do not train is refused."""
     ema_decay: float = Field(ge=0, lt=1)
     """Decay per step of the exponential moving average of the weights; 0 switches it off."""
     batch_norm_batches: int = Field(ge=1)

@@ -34,6 +34,19 @@ def test_the_config_rebuilds_the_same_network_without_the_folder(tiny_segformer)
     assert torch.equal(rebuilt(image), model(image))
 
 
+def test_pretrained_weights_see_the_slice_alone_before_they_are_trained(tiny_segformer):
+    options = SegFormerOptions(pretrained=str(tiny_segformer))
+    narrow, wide = SegFormer.create(options).eval(), SegFormer.create(options, 9).eval()
+    slice_, others = torch.randn(1, 3, 64, 64), torch.randn(2, 1, 3, 64, 64)
+    encoders = (model.network.segformer for model in (narrow, wide))
+    inputs = (slice_, torch.cat([others[0], slice_, others[1]], dim=1))
+    expected, found = (e(x).last_hidden_state for e, x in zip(encoders, inputs, strict=True))
+    torch.testing.assert_close(found, expected)
+    rebuilt = SegFormer(**wide.config).eval()
+    rebuilt.load_state_dict(wide.state_dict())
+    assert torch.equal(rebuilt(inputs[1]), wide(inputs[1]))
+
+
 UNREACHABLE = """
 from brain_mri_segmentation.models import create_model
 create_model("segformer", {"pretrained": "nobody/no-such-model"})

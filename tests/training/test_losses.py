@@ -32,6 +32,16 @@ def test_half_of_dice_is_of_the_batch_and_half_of_the_slices_with_tumour():
     assert DiceCrossEntropyLoss(1.0)(logits, target).item() == pytest.approx(expected)
 
 
+def test_probabilities_are_targets_too():
+    certain = DiceCrossEntropyLoss(0.5)(LOGITS, TARGET)
+    assert DiceCrossEntropyLoss(0.5)(LOGITS, TARGET.float()).item() == pytest.approx(certain.item())
+    # Cross-entropy of 0.25 and 0.75 against a certain 0.75: worked out for one pixel.
+    logits = torch.tensor([0.0, math.log(3)]).view(1, 2, 1, 1)
+    expected = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    found = DiceCrossEntropyLoss(0.0)(logits, torch.full((1, 1, 1), 0.75))
+    assert found.item() == pytest.approx(expected)
+
+
 def test_a_certain_and_right_prediction_has_no_loss():
     logits = torch.stack([1.0 - TARGET, TARGET.float()], dim=1) * 50
     assert DiceCrossEntropyLoss(0.5)(logits, TARGET).item() == pytest.approx(0, abs=1e-6)

@@ -24,18 +24,26 @@ class DiceCrossEntropyLoss(nn.Module):
         self.dice_weight = dice_weight
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Return the loss, a scalar, of logits (N, 2, H, W) against classes (N, H, W) int64."""
+        """Return the loss, a scalar.
+
+        Args:
+            logits: (N, 2, H, W).
+            target: (N, H, W), classes as int64 or tumour probabilities as float32. A slice holds
+                tumour if it has a pixel of 0.5 or more.
+        """
         logits = logits.float()  # sums over a batch overflow half precision
         probability, truth = logits.softmax(dim=1)[:, 1].flatten(1), target.flatten(1).float()
         overlap = (probability * truth).sum(1)  # (N,)
         total = probability.sum(1) + truth.sum(1)
         of_slices = 1 - (2 * overlap + 1) / (total + 1)
-        tumour = (truth.sum(1) > 0).float()
+        tumour = (truth.amax(1) >= 0.5).float()
         sums = torch.stack([overlap.sum(), total.sum(), (of_slices * tumour).sum(), tumour.sum()])
         if distributed.is_initialized() and torch.is_grad_enabled():
             sums = _over_processes(sums)
         of_batch = 1 - (2 * sums[0] + 1) / (sums[1] + 1)
         dice = (of_batch + sums[2] / sums[3].clamp_min(1)) / 2
+        if target.is_floating_point():
+            target = torch.stack([1 - target, target], dim=1)
         cross_entropy = F.cross_entropy(logits, target)
         return self.dice_weight * dice + (1 - self.dice_weight) * cross_entropy
 

@@ -18,6 +18,7 @@ from brain_mri_segmentation.runtime.processes import ALONE, Processes
 from brain_mri_segmentation.training.augmentation import Augmentation, Draws
 from brain_mri_segmentation.training.batch_norm import measure_batch_norm
 from brain_mri_segmentation.training.data_module import Batch
+from brain_mri_segmentation.training.distillation import Teacher
 from brain_mri_segmentation.training.losses import DiceCrossEntropyLoss
 
 
@@ -32,6 +33,7 @@ class SegmentationModule(lightning.LightningModule):
         threshold: Tumour probability from which a pixel belongs to the mask.
         seed: Seed of the augmentation.
         processes: Who shares the slices of a batch.
+        teacher: A trained model, of whose probabilities half of each target is.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class SegmentationModule(lightning.LightningModule):
         threshold: float,
         seed: int,
         processes: Processes = ALONE,
+        teacher: Teacher | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -53,6 +56,7 @@ class SegmentationModule(lightning.LightningModule):
         self._threshold = threshold
         self._seed = seed
         self._processes = processes
+        self._teacher = teacher
         self._counts = np.zeros((val_patients, 4), dtype=np.int64)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
@@ -89,7 +93,10 @@ class SegmentationModule(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Return the loss of a batch."""
-        loss = self.loss(self(batch["image"]), batch["mask"])
+        target = batch["mask"]
+        if self._teacher is not None:
+            target = (target + self._teacher(batch["image"])) / 2
+        loss = self.loss(self(batch["image"]), target)
         self._log("train/loss", loss, batch)
         return loss
 

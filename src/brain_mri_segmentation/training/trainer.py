@@ -34,6 +34,7 @@ from brain_mri_segmentation.training.callbacks import (
     Patience,
 )
 from brain_mri_segmentation.training.data_module import SliceDataModule, SliceDataset
+from brain_mri_segmentation.training.distillation import load_teacher
 from brain_mri_segmentation.training.hardware import (
     allow_tf32,
     check_accelerator,
@@ -104,8 +105,9 @@ def fit_model(
 
     Raises:
         InputError: A partition holds no tumour, pretrained weights cannot be had, there is no
-            GPU, the network cannot be compiled, the workspace cannot be written, there is no such
-            training to go on with, it diverged, or it was told to stop (SIGTERM, Ctrl-C).
+            GPU, the teacher is refused, the network cannot be compiled, the workspace cannot be
+            written, there is no such training to go on with, it diverged, or it was told to stop
+            (SIGTERM, Ctrl-C).
     """
     settings = recipe.training
     check_accelerator(settings.accelerator)
@@ -129,6 +131,12 @@ def fit_model(
     network.train()  # pretrained networks come in evaluation mode
     if settings.compile:
         network.compile()  # in place: weights keep their names
+    teacher = None
+    if settings.teacher is not None:
+        patients = data.train.patients, data.val.patients
+        teacher = load_teacher(Path(settings.teacher), recipe.preprocessing, *patients)
+    if not recipe.model_options.get("pretrained"):  # an encoder of random weights is as new as all
+        settings = settings.model_copy(update={"encoder_lr_ratio": 1.0})
     module = SegmentationModule(
         network,
         settings,
@@ -137,6 +145,7 @@ def fit_model(
         recipe.preprocessing.threshold,
         recipe.seed,
         processes,
+        teacher,
     )
     report = EpochReport(settings, experiment)
     last = LastCheckpoint(workspace, report, {"identity": identity, "model_config": network.config})

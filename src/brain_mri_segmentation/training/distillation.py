@@ -1,0 +1,62 @@
+"""Learning from a trained model as well as from masks (Hinton et al. 2015)."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.models import Checkpoint
+from brain_mri_segmentation.parameters import PreprocessingParameters
+
+Teacher = Callable[[torch.Tensor], torch.Tensor]
+"""Gives tumour probabilities (N, H, W) for normalised images (N, 3 K, H, W)."""
+
+_SEEN_ALIKE = ("image_size", "context", "lower_percentile", "upper_percentile")
+
+
+def load_teacher(
+    path: Path, preprocessing: PreprocessingParameters, train: Sequence[str], val: Sequence[str]
+) -> Teacher:
+    """Load a model of any architecture that teaches another one.
+
+    Args:
+        path: Its checkpoint or exported folder.
+        preprocessing: How slices are prepared for the student, and so for the teacher.
+        train: Patients that train the student.
+        val: Patients that select it.
+
+    Raises:
+        InputError: There is no such model, it prepares slices in another way, or it knows patients
+            that the student is scored on. It may have been selected by the same patients, not
+            trained on them; and it must know no others, which may be those of test.
+    """
+    checkpoint = Checkpoint.load(path)
+    for name in _SEEN_ALIKE:
+        theirs, ours = checkpoint.preprocessing.get(name, 0), getattr(preprocessing, name)
+        if theirs != ours:
+            raise InputError(
+                f"training.teacher={path} was trained with preprocessing.{name}={theirs}, and the "
+                f"student has {ours}. Both see the same slices, so choose the same value."
+            )
+    metadata = checkpoint.metadata
+    strangers = set(metadata.get("train_patients", [])) - set(train)
+    strangers |= set(metadata.get("val_patients", [])) - {*train, *val}
+    if strangers or not metadata.get("train_patients"):
+        which = f"such as {min(strangers)}" if strangers else "it does not say which"
+        raise InputError(
+            f"training.teacher={path} has seen patients that do not train this model, {which}, so "
+            "that no score of the student would be of unseen patients. Give a teacher that was "
+            "trained on the same split."
+        )
+    network, temperature = (
+        checkpoint.build(),
+        float(str(checkpoint.preprocessing.get("temperature", 1))),
+    )
+
+    @torch.no_grad()
+    def probability(image: torch.Tensor) -> torch.Tensor:
+        logits = network.to(image.device)(image)
+        return (logits.float() / temperature).softmax(dim=1)[:, 1]
+
+    return probability
