@@ -77,6 +77,10 @@ class SliceDataset(Dataset[dict[str, object]]):
         self._statistics = SliceStatistics.of(statistics, self.names, *given)
         self._place = {patient: i for i, patient in enumerate(self.patients)}
         self.holds_tumour = self._statistics.tumour_pixels > 0
+        if self.names:
+            # A wrong size is refused at once; and object storage, which copies a whole folder at
+            # the first read, does so before processes that read slices are forked.
+            _ = self[0]
 
     def __len__(self) -> int:
         return len(self.names)
