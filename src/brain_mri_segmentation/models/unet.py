@@ -37,11 +37,11 @@ class UNet(nn.Module, HubModel):
         self.config = {"channels": list(channels), "in_channels": in_channels, "classes": classes}
         inputs = [in_channels, *channels[:-1]]
         self.encoder = nn.ModuleList(
-            _double_convolution(i, o) for i, o in zip(inputs, channels, strict=True)
+            double_convolution(i, o) for i, o in zip(inputs, channels, strict=True)
         )
         upwards = list(zip(channels[:0:-1], channels[-2::-1], strict=True))
         self.upsample = nn.ModuleList(nn.ConvTranspose2d(i, o, 2, stride=2) for i, o in upwards)
-        self.decoder = nn.ModuleList(_double_convolution(2 * o, o) for _, o in upwards)
+        self.decoder = nn.ModuleList(double_convolution(2 * o, o) for _, o in upwards)
         self.head = nn.Conv2d(channels[0], classes, 1)
 
     @classmethod
@@ -74,7 +74,8 @@ class UNet(nn.Module, HubModel):
         return self.head(x)
 
 
-def _double_convolution(inputs: int, outputs: int) -> nn.Sequential:
+def double_convolution(inputs: int, outputs: int) -> nn.Sequential:
+    """Return two 3 x 3 convolutions, each with batch normalisation and ReLU."""
     layers: list[nn.Module] = []
     for i in (inputs, outputs):
         layers += [

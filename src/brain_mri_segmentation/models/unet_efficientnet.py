@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.models.hub import HubModel
 from brain_mri_segmentation.models.registry import register
+from brain_mri_segmentation.models.unet import double_convolution
 
 # EfficientNet-Lite0: repeats, kernel, stride of the first, expansion, channels.
 _STAGES = [
@@ -61,7 +62,7 @@ class UNetEfficientNet(nn.Module, HubModel):
         channels = [_STAGES[stage][-1] for stage in _FEATURES]
         inputs = [channels[-1], *_DECODER[:-1]]
         self.decoder = nn.ModuleList(
-            _double_convolution(below + skip, width)
+            double_convolution(below + skip, width)
             for below, skip, width in zip(inputs, channels[-2::-1], _DECODER, strict=True)
         )
         self.head = nn.Conv2d(_DECODER[-1], 4, 3, padding=1)  # the logit of each of 2 x 2 pixels
@@ -212,17 +213,6 @@ class _Block(nn.Module):
         x = F.relu6(self._bn1(self._depthwise_conv(x)), inplace=True)
         x = self._bn2(self._project_conv(x))
         return x + input if self._residual else x
-
-
-def _double_convolution(inputs: int, outputs: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for i in (inputs, outputs):
-        layers += [
-            nn.Conv2d(i, outputs, 3, padding=1, bias=False),  # batch normalisation has the bias
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(inplace=True),
-        ]
-    return nn.Sequential(*layers)
 
 
 def _packaged_weights() -> Path:

@@ -49,10 +49,8 @@ def load_teacher(
             "that no score of the student would be of unseen patients. Give a teacher that was "
             "trained on the same split."
         )
-    network, temperature = (
-        checkpoint.build(),
-        float(str(checkpoint.preprocessing.get("temperature", 1))),
-    )
+    network = checkpoint.build()
+    temperature = float(str(checkpoint.preprocessing.get("temperature", 1)))
 
     @torch.no_grad()
     def probability(image: torch.Tensor) -> torch.Tensor:
