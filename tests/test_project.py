@@ -12,6 +12,7 @@ from pathlib import Path
 import mlflow
 import nbformat
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
 import tifffile
@@ -173,6 +174,20 @@ def test_a_notebook_runs_from_top_to_bottom(project, path, monkeypatch):
     ]
     assert sum("image/png" in data for data in shown) >= 2
     assert not (project.folder / "notebooks/mlflow.db").exists()
+
+
+def test_a_search_for_parameters_goes_on_to_the_number_of_trials_and_names_the_best(project):
+    command = [sys.executable, str(SOURCE / "scripts/sweep.py"), "--model", "unet", "--trials"]
+    options = {"cwd": project.folder, "capture_output": True, "text": True, "timeout": 300}
+    for trials in (1, 2):
+        done = subprocess.run([*command, str(trials)], **options)
+        assert done.returncode == 0, done.stderr
+    study = project.data("06_models/unet/workspace/sweep/study.db")
+    trials = optuna.load_study(study_name="unet", storage=f"sqlite:///{study}").trials
+    assert [list(trial.intermediate_values) for trial in trials] == [[0, 1], [0, 1]]
+    best = max(trials, key=lambda trial: trial.value)
+    assert best.value == max(best.intermediate_values.values())
+    assert f"training.lr={best.params['lr']}," in done.stdout
 
 
 def test_a_model_that_the_catalog_does_not_know_of_is_refused(project, tmp_path):
@@ -466,5 +481,5 @@ def test_an_unknown_pipeline_is_refused_with_the_known_ones(project):
     assert "Traceback" not in done.stderr
     assert (
         "pipelines.trainin' module.). There are: cross_validation, data_processing, ensemble, "
-        "evaluation, inference, publishing, robustness, scoring, sweep, training." in done.stderr
+        "evaluation, inference, publishing, robustness, scoring, training." in done.stderr
     )

@@ -227,45 +227,6 @@ class EvaluationParameters(Parameters):
     """Resamples of the patients behind each 95 % interval."""
 
 
-class Range(Parameters):
-    """Numbers to choose from; two whole numbers give whole numbers."""
-
-    name: str
-    """Parameter of training or of the model, such as ``training.lr``."""
-    low: int | float
-    """Smallest."""
-    high: int | float
-    """Largest."""
-    log: bool = False
-    """Whether orders of magnitude are drawn evenly."""
-
-    @model_validator(mode="after")
-    def _refuse_nothing(self) -> "Range":
-        if not (self.low < self.high and (self.low > 0 or not self.log)):
-            raise ValueError("low must be below high, and above 0 for log")
-        return self
-
-
-class Choice(Parameters):
-    """Values to choose from."""
-
-    name: str
-    """Parameter of training or of the model, such as ``models.unet.channels``."""
-    choices: list[str | int | float | bool | None] = Field(min_length=1)
-    """All of them."""
-
-
-class SweepParameters(Parameters):
-    """The search for better parameters."""
-
-    trials: int = Field(ge=1)
-    """Trainings in all, those of an interrupted search included."""
-    warmup_epochs: int = Field(ge=0)
-    """Epochs before a trial may be ended early."""
-    space: list[Range | Choice] = Field(min_length=1)
-    """Parameters that vary: ``name`` with ``low``, ``high`` and ``log``, or with ``choices``."""
-
-
 class GateParameters(Parameters):
     """What the main model must show before it is published."""
 
@@ -366,7 +327,6 @@ class ProjectParameters(Parameters):
     preprocessing: PreprocessingParameters
     training: TrainingParameters
     evaluation: EvaluationParameters
-    sweep: SweepParameters
     publishing: PublishingParameters
     serving: ServingParameters = ServingParameters()
 
