@@ -5,6 +5,7 @@ import resource
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -135,7 +136,8 @@ def test_the_digest_tells_models_apart(checkpoint):
         ("config.json", b"{", r"damaged \(JSONDecodeError"),
         ("preprocessor_config.json", b"{}", "damaged .KeyError: 'preprocessing'"),
         ("model.safetensors", b"\x00" * 20, "damaged .SafetensorError"),
-        ("config.json", b'{"channels": [4, 4]}', "weights do not fit"),
+        ("config.json", b'{"channels": [4, 4]}', "config.json was changed"),
+        ("config.json", b"[" * 100_000, r"damaged \(RecursionError"),
     ],
 )
 def test_a_damaged_folder_is_refused_with_the_reason(folder, file, content, message):
@@ -150,8 +152,78 @@ def test_files_of_two_models_are_told_apart(checkpoint, folder):
     other = {name: value + 1 for name, value in checkpoint.weights.items()}
     mixed = dataclasses.replace(checkpoint, weights=other).folder_files({})
     (folder / "model.safetensors").write_bytes(mixed["model.safetensors"])
-    with pytest.raises(InputError, match="not the one that its run.json describes"):
+    with pytest.raises(InputError, match="not the one that its digest describes"):
         Checkpoint.load(folder)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"null", b'"text"', b'{"channels": 3}'])
+def test_a_config_of_another_kind_is_one_clear_error(folder, content):
+    run = json.loads((folder / "run.json").read_text())
+    del run["config_sha256"]  # as of a version that did not store it, or of a forger
+    (folder / "run.json").write_text(json.dumps(run))
+    (folder / "config.json").write_bytes(content)
+    with pytest.raises(InputError, match="damaged|do not fit"):
+        Checkpoint.load(folder).build()
+
+
+@pytest.mark.parametrize(
+    "change", [{"model_name": ["unet"]}, {"metadata": None}, {"metadata": [1]}, {"digest": 3}]
+)
+def test_a_run_of_other_kinds_of_values_is_one_clear_error(folder, change):
+    run = json.loads((folder / "run.json").read_text()) | change
+    (folder / "run.json").write_text(json.dumps(run))
+    with pytest.raises(InputError, match="damaged|digest"):
+        Checkpoint.load(folder)
+
+
+def test_no_changed_byte_of_weights_goes_unseen(checkpoint, tmp_path):
+    path = tmp_path / "best.ckpt"
+    checkpoint.save(path)
+    content = path.read_bytes()
+    largest = max(checkpoint.weights.values(), key=torch.Tensor.numel).numpy().tobytes()
+    start = content.index(largest)
+    for place in np.random.default_rng(0).integers(0, len(largest), 25):
+        damaged = bytearray(content)
+        damaged[start + place] ^= 1 << 6
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match="damaged"):
+            Checkpoint.load(path)
+
+
+def test_weights_that_the_digest_does_not_describe_are_refused(checkpoint, tmp_path):
+    values = {
+        field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)
+    }
+    values |= {"format": "brain-mri-segmentation/1"}
+    torch.save(values, tmp_path / "former.ckpt")  # versions before 0.2 stored no digest
+    assert Checkpoint.load(tmp_path / "former.ckpt").digest == checkpoint.digest
+    torch.save(values | {"digest": "0" * 16}, tmp_path / "other.ckpt")
+    with pytest.raises(InputError, match="not the one that its digest describes"):
+        Checkpoint.load(tmp_path / "other.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (torch.full((2,), torch.nan), "no finite number"),
+        (torch.tensor([0.0, torch.inf]), "no finite number"),
+        (torch.zeros(2, dtype=torch.complex64), "no finite number"),
+        (torch.zeros(2).to_sparse(), "no tensor"),
+        ("text", "no tensor"),
+        (torch.zeros(1).expand(10**6, 10**6), "larger than what is stored"),
+        (torch.zeros(2, dtype=torch.int32), "head.bias is torch.int32"),
+        (torch.zeros(3), "head.bias is torch.float32"),
+    ],
+)
+def test_a_weight_that_is_none_is_refused(checkpoint, tmp_path, weight, message):
+    values = {
+        field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)
+    }
+    values |= {"format": "brain-mri-segmentation/1"}
+    values["weights"] = checkpoint.weights | {"head.bias": weight}
+    torch.save(values, tmp_path / "best.ckpt")
+    with pytest.raises(InputError, match=message):
+        Checkpoint.load(tmp_path / "best.ckpt").build()
 
 
 @pytest.mark.parametrize("change", [{"format": "brain-mri-segmentation/9"}, {"model_name": "x"}])

@@ -31,3 +31,19 @@ def test_weights_of_another_architecture_are_refused():
 def test_a_model_of_a_newer_version_is_refused():
     with pytest.raises(InputError, match="'unet9', which this version does not know"):
         rebuild_model("unet9", {}, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "message"),
+    [
+        ("unet", {"channels": [100_000, 100_000]}, "expected torch.float32"),
+        ("unet", {"channels": [4] * 10**6}, "more than the 40 weights"),
+        ("segformer", {"config": {"depths": [10**4] * 4}}, "more than the 40 weights"),
+        ("ensemble", {"members": [{"model_name": "unet"}]}, "temperature"),
+        ("ensemble", {"members": None}, "not iterable"),
+    ],
+)
+def test_a_hostile_config_takes_neither_memory_nor_time(name, config, message):
+    weights = create_model("unet", {"channels": [4, 8]}).state_dict()
+    with pytest.raises(InputError, match=message):
+        rebuild_model(name, config, weights)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -55,39 +56,53 @@ class Checkpoint:
             InputError: The file cannot be written, such as on a full disk.
         """
         values = {item.name: getattr(self, item.name) for item in fields(self)}
-        write_atomically(path, lambda file: torch.save({"format": FORMAT} | values, file))
+        values |= {"format": FORMAT, "digest": self.digest}
+        write_atomically(path, lambda file: torch.save(values, file))
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
         """Read a file that ``save`` wrote, or a folder with what ``folder_files`` gave.
 
         Raises:
-            InputError: There is neither, or it holds no model of this project.
+            InputError: There is neither, it holds no model of this project, or a byte of it has
+                changed since.
         """
-        if path.is_dir():
-            return _read_folder(path)
-        if not path.is_file():
-            raise InputError(
-                f"There is no checkpoint at {path}. Train a model first "
-                "(kedro run --pipeline training), or correct the path."
-            )
         try:
-            values = torch.load(path, map_location="cpu", weights_only=True)
-        # On files of other kinds the unpickler raises many errors, such as KeyError on a text.
+            checkpoint, digest = _read_folder(path) if path.is_dir() else _read_file(path)
+            checkpoint._check_values()
+            if digest not in (None, checkpoint.digest):
+                raise InputError(
+                    f"The model in {path} is not the one that its digest describes: files of "
+                    "several models are mixed, or a byte was changed. Copy it anew."
+                )
+            return checkpoint._with_current_names()
+        except InputError:
+            raise
+        # What a hostile file holds in the place of values raises many kinds, such as TypeError.
         except Exception as error:
             raise InputError(
-                f"{path} is no checkpoint that can be read safely: it is damaged, or it holds "
-                f"more than tensors and plain values ({type(error).__name__}). "
-                "Train again, or copy it anew."
+                f"A file in {path} is damaged ({type(error).__name__}: {error}). Copy it anew."
             ) from error
-        names = {"format", *(item.name for item in fields(cls))}
-        if not isinstance(values, dict) or values.keys() != names or values["format"] != FORMAT:
-            raise InputError(
-                f"{path} is not a checkpoint of this project (format {FORMAT}). "
-                "Give the best.ckpt that the training pipeline saved."
-            )
-        del values["format"]
-        return cls(**values)._with_current_names()
+
+    def _check_values(self) -> None:
+        """Refuse what is no model, before anything is made of it.
+
+        Raises:
+            ValueError: A value is of another kind, or a weight is no finite number.
+        """
+        if not isinstance(self.model_name, str):
+            raise ValueError("model_name is no text")
+        for name in ("model_config", "preprocessing", "weights", "metadata"):
+            if not isinstance(getattr(self, name), dict):
+                raise ValueError(f"{name} is no table of values by name")
+        for name, value in self.weights.items():
+            if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
+                raise ValueError(f"{name} is no tensor")
+            # A view can repeat one number of the file for ever.
+            if value.untyped_storage().nbytes() < value.numel() * value.element_size():
+                raise ValueError(f"{name} is larger than what is stored of it")
+            if value.is_complex() or not value.isfinite().all():
+                raise ValueError(f"{name} holds what is no finite number (NaN or infinity)")
 
     def _with_current_names(self) -> "Checkpoint":
         names = {_FORMER_NAMES.get(name, name): name for name in self.preprocessing}
@@ -134,15 +149,17 @@ class Checkpoint:
             The contents of each file by its name.
         """
         config, weights = MODELS[self.model_name].to_hub(self.model_config, self.weights)
+        stored = _to_json(config)
         run = {
             "format": FORMAT,
             "model_name": self.model_name,
             "digest": self.digest,
+            "config_sha256": hashlib.sha256(stored).hexdigest(),
             "metadata": self.metadata,
         }
         contiguous = {name: value.contiguous() for name, value in weights.items()}
         return {
-            CONFIG_FILE: _to_json(config),
+            CONFIG_FILE: stored,
             WEIGHTS_FILE: safetensors.torch.save(contiguous, metadata={"format": "pt"}),
             PREPROCESSOR_FILE: _to_json({"preprocessing": self.preprocessing}),
             RUN_FILE: _to_json(run | dict(results)),
@@ -159,32 +176,54 @@ def _to_json(values: dict[str, object]) -> bytes:
     return (json.dumps(values, indent=2) + "\n").encode()
 
 
-def _read_folder(path: Path) -> Checkpoint:
+def _read_file(path: Path) -> tuple[Checkpoint, str | None]:
+    """Return what ``save`` wrote, and the digest; versions before 0.2 stored none."""
+    if not path.is_file():
+        raise InputError(
+            f"There is no checkpoint at {path}. Train a model first "
+            "(kedro run --pipeline training), or correct the path."
+        )
+    try:
+        with zipfile.ZipFile(path) as parts:
+            if damaged := parts.testzip():  # torch does not look at the checksums that it writes
+                raise zipfile.BadZipFile(damaged)
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    # On files of other kinds the unpickler raises many errors, such as KeyError on a text.
+    except Exception as error:
+        raise InputError(
+            f"{path} is no checkpoint that can be read safely: it is damaged, or it holds "
+            f"more than tensors and plain values ({type(error).__name__}). "
+            "Train again, or copy it anew."
+        ) from error
+    names = {"format", *(item.name for item in fields(Checkpoint))}
+    known = isinstance(values, dict) and values.keys() - {"digest"} == names
+    if not known or values.pop("format") != FORMAT:
+        raise InputError(
+            f"{path} is not a checkpoint of this project (format {FORMAT}). "
+            "Give the best.ckpt that the training pipeline saved."
+        )
+    digest = values.pop("digest", None)
+    return Checkpoint(**values), digest
+
+
+def _read_folder(path: Path) -> tuple[Checkpoint, str | None]:
+    """Return what ``folder_files`` gave, and the digest."""
     names = (CONFIG_FILE, PREPROCESSOR_FILE, RUN_FILE, WEIGHTS_FILE)
     if missing := [name for name in names if not (path / name).is_file()]:
         raise InputError(
             f"The folder {path} is no model that this project exported: {', '.join(missing)} "
             "missing. Give the folder that the publishing pipeline wrote, or a best.ckpt."
         )
-    try:
-        config, preprocessor, run = (json.loads((path / n).read_bytes()) for n in names[:3])
-        weights = safetensors.torch.load_file(path / WEIGHTS_FILE)
-        name, digest, metadata = (run[key] for key in ("model_name", "digest", "metadata"))
-        preprocessing = preprocessor["preprocessing"]
-    except (ValueError, KeyError, TypeError, OSError, safetensors.SafetensorError) as error:
-        raise InputError(
-            f"A file in {path} is damaged ({type(error).__name__}: {error}). Copy the folder anew."
-        ) from error
+    stored = (path / CONFIG_FILE).read_bytes()
+    config, preprocessor, run = (json.loads((path / name).read_bytes()) for name in names[:3])
+    weights = safetensors.torch.load_file(path / WEIGHTS_FILE)
+    name, digest, metadata = (run[key] for key in ("model_name", "digest", "metadata"))
     if run.get("format") != FORMAT or name not in MODELS:
         raise InputError(
             f"{path} holds a model '{name}' in format '{run.get('format')}'; this version knows "
             f"{', '.join(MODELS)} in format {FORMAT}. Install the version that exported it."
         )
+    if run.get("config_sha256") not in (None, hashlib.sha256(stored).hexdigest()):
+        raise ValueError(f"{CONFIG_FILE} was changed")
     config, weights = MODELS[name].from_hub(config, weights)
-    checkpoint = Checkpoint(name, config, preprocessing, weights, metadata)
-    if checkpoint.digest != digest:
-        raise InputError(
-            f"The model in {path} is not the one that its {RUN_FILE} describes: files of several "
-            "models are mixed, or one was changed. Copy the folder anew, or export it again."
-        )
-    return checkpoint._with_current_names()
+    return Checkpoint(name, config, preprocessor["preprocessing"], weights, metadata), digest

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import torch
 from pydantic import BaseModel, ValidationError
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.models.hub import Config, Weights
@@ -116,12 +117,45 @@ def rebuild_model(
             f"It knows {', '.join(MODELS)}; install the version that trained it."
         )
     try:
+        _check_shapes(name, config, weights)
         network = MODELS[name](**config)
         network.load_state_dict(weights)
-    except (TypeError, ValueError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[:2]
+    # A hostile config can hold anything in any place.
+    except Exception as error:
+        first = [line.strip() for line in str(error).strip().splitlines()[:2]]
         raise InputError(
             f"The checkpoint says that it holds a '{name}', but its weights do not fit that "
-            f"architecture: {' '.join(line.strip() for line in first)}"
+            f"architecture: {' '.join(first) or type(error).__name__}"
         ) from error
     return network.eval()
+
+
+def _check_shapes(name: str, config: dict[str, object], weights: dict[str, torch.Tensor]) -> None:
+    """Compare a network with its weights before memory is taken for it.
+
+    Raises:
+        ValueError: It would have other weights than those that are there.
+    """
+    room = len(weights)
+
+    def count(*_: object) -> None:
+        nonlocal room
+        room -= 1
+        if room < 0:
+            raise ValueError(f"it has more than the {len(weights)} weights that are there")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            expected = MODELS[name](**config).state_dict()
+    finally:
+        hook.remove()
+    if unknown := sorted(expected.keys() ^ weights.keys()):
+        raise ValueError(f"{len(unknown)} are missing or too many, such as {unknown[0]}")
+    for weight, value in weights.items():
+        wanted = expected[weight]
+        if wanted.shape != value.shape or wanted.is_floating_point() != value.is_floating_point():
+            raise ValueError(
+                f"{weight} is {value.dtype} {tuple(value.shape)}, expected {wanted.dtype} "
+                f"{tuple(wanted.shape)}"
+            )
