@@ -481,5 +481,5 @@ def test_an_unknown_pipeline_is_refused_with_the_known_ones(project):
     assert "Traceback" not in done.stderr
     assert (
         "pipelines.trainin' module.). There are: cross_validation, data_processing, ensemble, "
-        "evaluation, inference, publishing, robustness, scoring, training." in done.stderr
+        "evaluation, final, inference, publishing, robustness, scoring, training." in done.stderr
     )

@@ -11,7 +11,7 @@ from brain_mri_segmentation.datasets import SliceFolderDataset
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.evaluation.metrics import dice
 from brain_mri_segmentation.parameters import check_parameters
-from brain_mri_segmentation.pipelines import FOLDS, cross_validation
+from brain_mri_segmentation.pipelines import FOLDS, cross_validation, final
 from brain_mri_segmentation.pipelines.cross_validation.nodes import join_folds, select_folds
 
 pytestmark = pytest.mark.slow
@@ -27,7 +27,7 @@ class KeptDataset(MemoryDataset):
 @pytest.fixture(scope="module")
 def pipeline():
     before = FOLDS.set(3)
-    yield cross_validation.create_pipeline()
+    yield cross_validation.create_pipeline() + final.create_pipeline()
     FOLDS.reset(before)
 
 
@@ -46,7 +46,7 @@ def catalog(pipeline, parameter_values, tmp_path_factory):
         }
     )
     data = {f"params:{name}": value for name, value in parameters}
-    data["data_fingerprint"] = {"split": "abc"}
+    data["data_fingerprint"] = {"split": "abc", "data": "def"}
     random = np.random.default_rng(0)
     for split, sites in zip(SPLITS, (["CS", "DU", "CS", "DU"], ["CS"], ["DU"]), strict=True):
         data[f"{split}_images"], data[f"{split}_masks"] = {}, {}
@@ -65,7 +65,7 @@ def catalog(pipeline, parameter_values, tmp_path_factory):
     catalog = DataCatalog({k: MemoryDataset(v, copy_mode="assign") for k, v in data.items()})
     for name in pipeline.all_outputs():
         catalog[name] = KeptDataset(copy_mode="assign")
-    for fold in ("fold_1", "fold_2", "fold_3"):
+    for fold in ("fold_1", "fold_2", "fold_3", "final"):
         folder = tmp_path_factory.mktemp(fold)
         catalog[f"{fold}.predictions"] = SliceFolderDataset(path=str(folder / "masks"))
         catalog[f"{fold}.training_workspace"] = MemoryDataset({"path": str(folder)})
@@ -81,8 +81,10 @@ def test_every_patient_of_every_partition_is_scored_by_a_model_that_never_saw_it
     assert len(scores) == 6
     for patient, fold in zip(scores["patient"], scores["fold"], strict=True):
         seen = catalog.load(f"fold_{fold}.checkpoint").metadata
-        assert patient not in seen["train_patients"] + seen["val_patients"]
-        assert len(seen["train_patients"]) == len(seen["val_patients"]) == 2
+        assert patient not in seen["train_patients"]
+        assert len(seen["train_patients"]) == 4
+        assert seen["val_patients"] == []
+        assert seen["epoch"] == 2  # the last one
 
 
 def test_the_report_is_over_all_patients(catalog):
@@ -118,3 +120,20 @@ def test_folds_are_the_nodes_of_training_and_evaluation(pipeline):
     for n in (1, 2, 3):
         assert {f"fold_{n}.train_model", f"fold_{n}.segment_split"} <= names
     assert "fold_4.train_model" not in names
+
+
+def test_the_final_model_learns_from_all_and_carries_the_scores_of_the_folds(catalog):
+    model, report = catalog.load("checkpoint"), catalog.load("metrics")
+    assert len(model.metadata["train_patients"]) == 6
+    assert report["split"] == "out_of_fold"
+    assert report["dice"] == catalog.load("out_of_fold.metrics")["dice"]
+    assert report["digest"] == model.digest  # which publishing demands
+    calibration = catalog.load("out_of_fold.calibration")
+    assert model.preprocessing["temperature"] == calibration["temperature"]
+    assert len(catalog.load("predictions")) == report["slices"]
+
+
+def test_folds_are_calibrated_on_all_patients_together(catalog):
+    # The temperature was not known yet when the folds were scored; 0.5 is the same with any.
+    calibrated = catalog.load("out_of_fold.calibration")["dice"]
+    assert calibrated == pytest.approx(catalog.load("out_of_fold.metrics")["dice"], abs=0.02)

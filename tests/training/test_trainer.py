@@ -63,6 +63,28 @@ def test_training_learns_and_returns_the_best_epoch(parameters, partitions, tmp_
     assert "left" in caplog.text
 
 
+def test_without_validation_the_last_epoch_is_returned(parameters, partitions, tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        checkpoint, history = fit_model(
+            recipe(parameters, epochs=10), partitions[0], None, tmp_path
+        )
+    assert "without validation" in caplog.text
+    assert checkpoint.metadata["epoch"] == 10
+    assert checkpoint.metadata["val_patients"] == []
+    assert checkpoint.metadata["scores"].keys() == {"train/loss"}
+    assert history["val/dice"].isna().all()
+    # Batch normalisation was measured for the averaged weights, so that they segment well.
+    images, masks = partitions[0].images, partitions[0].masks
+    counts = [
+        confusion_counts(
+            Predictor(checkpoint).predict(volume).mask,
+            np.stack([masks[name]() for name in volume.names]),
+        )
+        for volume in patient_volumes(images)
+    ]
+    assert dice(np.concatenate(counts).sum(axis=0)) > 0.5
+
+
 @pytest.mark.parametrize(
     ("seconds", "left"),
     [

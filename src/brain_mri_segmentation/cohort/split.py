@@ -136,12 +136,10 @@ def assign_folds(patients: list[str], folds: int, seed: int) -> pd.DataFrame:
     return table.sort_values("patient", ignore_index=True)
 
 
-def roles_in_fold(fold_assignment: pd.DataFrame, fold: int, folds: int) -> dict[str, str]:
-    """Say what each patient is in the training of one fold.
+def patients_of_fold(fold_assignment: pd.DataFrame, fold: int, folds: int) -> set[str]:
+    """Return the patients of a fold: the model that all others train is scored on them.
 
-    Returns:
-        By patient: ``evaluation`` for those of the fold itself, ``val`` for those of the next,
-        which select the epoch (so that no score rests on its own selection), else ``train``.
+    Nothing is selected by them, nor by anybody else, so no score rests on its own selection.
 
     Raises:
         InputError: The assignment is one to another number of folds.
@@ -151,9 +149,7 @@ def roles_in_fold(fold_assignment: pd.DataFrame, fold: int, folds: int) -> dict[
             f"The patients are assigned to {assigned} folds, and this run is for {folds}. Run the "
             f"cross-validation without --only-missing-outputs, or with --params folds={assigned}."
         )
-    roles = {fold: "evaluation", fold % folds + 1: "val"}
-    pairs = zip(fold_assignment["patient"], fold_assignment["fold"], strict=True)
-    return {patient: roles.get(number, "train") for patient, number in pairs}
+    return set(fold_assignment.loc[fold_assignment["fold"] == fold, "patient"])
 
 
 def fingerprint(*parts: object) -> str:

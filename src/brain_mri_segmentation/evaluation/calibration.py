@@ -8,7 +8,7 @@ measured near tumour, true or predicted.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -39,6 +39,9 @@ THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 """Thresholds that are tried beside the model's own, with its component ratio."""
 COMPONENT_RATIOS = (0.0, 0.1, 0.2, 0.3, 0.5, 1.0)
 """Component ratios that are tried beside the model's own, with its threshold."""
+
+Fold = tuple[Checkpoint, Mapping[str, SliceReader], Mapping[str, SliceReader]]
+"""A model, and readers of images and masks by slice name."""
 
 # Logits are counted in bins, so that any temperature can be tried without the maps in memory.
 _LOGITS = np.linspace(-12, 12, 961)
@@ -95,15 +98,46 @@ def calibrate(
 
     Returns:
         The model with both values stored, as its own mean Dice over these patients is
-        (``val_dice`` of the metadata); and a report: ``temperature``; ``reliability``, tables
-        as of ``reliability``, and ``expected_calibration_error``, each ``before`` and ``after``;
-        of ``review`` the threshold, precision, recall and share of flagged slices; and under
-        ``postprocessing`` the scores of each threshold and component ratio that was tried. These
-        are for a person to choose by: the model keeps its own.
+        (``val_dice`` of the metadata); and a report: ``dice``, that mean; ``temperature``;
+        ``reliability``, tables as of ``reliability``, and ``expected_calibration_error``, each
+        ``before`` and ``after``; of ``review`` the threshold, precision, recall and share of
+        flagged slices; and under ``postprocessing`` the scores of each threshold and component
+        ratio that was tried. These are for a person to choose by: the model keeps its own.
     """
     predictor = Predictor(checkpoint, device)
-    rules = predictor.preprocessing
-    cases = [_run(predictor, volume, masks, batch_size) for volume in patient_volumes(images)]
+    report = _fit(_run_all(predictor, images, masks, batch_size), predictor.preprocessing)
+    metadata = checkpoint.metadata | {"val_dice": report["dice"]}
+    return with_calibration(dataclasses.replace(checkpoint, metadata=metadata), report), report
+
+
+def calibrate_folds(folds: Iterable[Fold], batch_size: int = 16, device: str = "cpu") -> Report:
+    """Fit temperature and review threshold on all folds of a cross-validation together.
+
+    Args:
+        folds: The model of each fold, with images and masks of the patients that it never saw.
+        batch_size: Slices in one forward pass.
+        device: Where the models run.
+
+    Returns:
+        The report of ``calibrate``.
+    """
+    cases: list[Case] = []
+    for checkpoint, images, masks in folds:
+        predictor = Predictor(checkpoint, device)
+        cases += _run_all(predictor, images, masks, batch_size)
+    return _fit(cases, predictor.preprocessing)
+
+
+def with_calibration(checkpoint: Checkpoint, report: Report) -> Checkpoint:
+    """Return a model with the temperature and the review threshold of a report."""
+    fitted = {
+        "temperature": report["temperature"],
+        "review_uncertainty": report["review"]["threshold"],
+    }
+    return dataclasses.replace(checkpoint, preprocessing=checkpoint.preprocessing | fitted)
+
+
+def _fit(cases: Sequence[Case], rules: PreprocessingParameters) -> Report:
     near_tumour = count_near_tumour(cases, rules)
     temperature = fit_temperature(near_tumour)
     tables = {"before": reliability(near_tumour, 1), "after": reliability(near_tumour, temperature)}
@@ -113,12 +147,12 @@ def calibrate(
     review = fit_review(measured.expected, measured.found, rules.review_uncertainty)
     choices = _compare_choices(measured.choices)
     own = (rules.threshold, rules.min_component_ratio)
-    val_dice = next(
-        choice["dice"]
-        for choice in choices
-        if (choice["threshold"], choice["min_component_ratio"]) == own
-    )
-    report = {
+    return {
+        "dice": next(
+            choice["dice"]
+            for choice in choices
+            if (choice["threshold"], choice["min_component_ratio"]) == own
+        ),
         "temperature": temperature,
         "expected_calibration_error": {
             when: expected_calibration_error(table) for when, table in tables.items()
@@ -127,13 +161,15 @@ def calibrate(
         "postprocessing": choices,
         "reliability": {when: table.to_dict("list") for when, table in tables.items()},
     }
-    fitted = {"temperature": temperature, "review_uncertainty": review["threshold"]}
-    calibrated = dataclasses.replace(
-        checkpoint,
-        preprocessing=checkpoint.preprocessing | fitted,
-        metadata=checkpoint.metadata | {"val_dice": val_dice},
-    )
-    return calibrated, report
+
+
+def _run_all(
+    predictor: Predictor,
+    images: Mapping[str, SliceReader],
+    masks: Mapping[str, SliceReader],
+    batch_size: int,
+) -> list[Case]:
+    return [_run(predictor, volume, masks, batch_size) for volume in patient_volumes(images)]
 
 
 def _run(

@@ -15,6 +15,9 @@ from brain_mri_segmentation.imaging.naming import site_of
 Report = Mapping[str, Any]
 """What ``metrics.json`` holds: the summary, ``model``, ``split``, ``intervals_95`` and so on."""
 
+OUT_OF_FOLD = "out_of_fold"
+"""``split`` of a report on all patients, each segmented by a model that never saw it."""
+
 COUNTS = ["true_positive", "false_positive", "false_negative", "true_negative"]
 
 SMALL_TUMOUR = 200

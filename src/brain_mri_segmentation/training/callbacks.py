@@ -39,11 +39,16 @@ class EpochReport(Callback):
     Args:
         settings: How many epochs there are, and how costly each is.
         experiment: Where the scores of each epoch go at once; None keeps them here alone.
+        validates: Whether there is validation; without it, its scores are NaN and the last epoch is
+            the best one.
     """
 
-    def __init__(self, settings: TrainingParameters, experiment: Logger | None) -> None:
+    def __init__(
+        self, settings: TrainingParameters, experiment: Logger | None, validates: bool = True
+    ) -> None:
         self._settings = settings
         self._experiment = experiment
+        self._validates = validates
         self._rows: list[dict[str, float]] = []
         self._started = time.monotonic()
 
@@ -54,8 +59,9 @@ class EpochReport(Callback):
 
     @property
     def best(self) -> dict[str, float]:
-        """The row with the highest val/dice."""
-        return max(self._rows, key=lambda row: row["val/dice"])
+        """The row with the highest val/dice; the last one without validation."""
+        key = "val/dice" if self._validates else "epoch"
+        return max(self._rows, key=lambda row: row[key])
 
     def state_dict(self) -> dict[str, object]:
         """Return what a resumed training needs: the epochs so far."""
@@ -81,7 +87,9 @@ class EpochReport(Callback):
         Raises:
             TrainingDivergedError: The loss is no number any more, and would not become one again.
         """
-        scores = {name: float(trainer.callback_metrics[name]) for name in METRICS}
+        measured = METRICS if self._validates else METRICS[:1]
+        scores = dict.fromkeys(METRICS, math.nan)
+        scores |= {name: float(trainer.callback_metrics[name]) for name in measured}
         scores["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         scores["seconds"] = round(time.monotonic() - self._started, 1)
         epoch = trainer.current_epoch + 1
@@ -93,23 +101,25 @@ class EpochReport(Callback):
             )
         self._rows.append({"epoch": epoch} | scores)
         self._send(self._rows[-1])
+        validation = ""
+        if self._validates:
+            validation = (
+                f"val/loss {scores['val/loss']:.4f}, val/dice {scores['val/dice']:.4f} "
+                f"(best {self.best['val/dice']:.4f}, epoch {self.best['epoch']}), "
+            )
         logger.info(
-            "Epoch %d/%d: train/loss %.4f, val/loss %.4f, val/dice %.4f (best %.4f, epoch %d), "
-            "%.0f s, about %s left",
+            "Epoch %d/%d: train/loss %.4f, %s%.0f s, about %s left",
             epoch,
             trainer.max_epochs,
             scores["train/loss"],
-            scores["val/loss"],
-            scores["val/dice"],
-            self.best["val/dice"],
-            self.best["epoch"],
+            validation,
             scores["seconds"],
             _duration(self._seconds_left(epoch)),
         )
 
     def _send(self, row: dict[str, float]) -> None:
         if self._experiment is not None:
-            scores = {name: value for name, value in row.items() if name != "epoch"}
+            scores = {n: value for n, value in row.items() if n != "epoch" and value == value}
             self._experiment.log_metrics(scores, step=int(row["epoch"]))
 
     def _seconds_left(self, done: int) -> float:

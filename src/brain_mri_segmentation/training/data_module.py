@@ -163,7 +163,7 @@ class SliceDataModule(lightning.LightningDataModule):
 
     Args:
         train: Slices to learn from.
-        val: Slices to select by.
+        val: Slices to select by; None where nothing is selected.
         settings: Batch size, share of tumour slices, workers.
         seed: Seed of the sampling.
         processes: Who shares the slices of a batch, and those of validation.
@@ -175,12 +175,14 @@ class SliceDataModule(lightning.LightningDataModule):
     def __init__(
         self,
         train: SliceDataset,
-        val: SliceDataset,
+        val: SliceDataset | None,
         settings: TrainingParameters,
         seed: int,
         processes: Processes = ALONE,
     ) -> None:
         super().__init__()
+        self.val_patients = val.patients if val else []
+        val = val or train
         for name, dataset in (("train", train), ("val", val)):
             if not dataset.holds_tumour.any():
                 raise InputError(
@@ -199,7 +201,10 @@ class SliceDataModule(lightning.LightningDataModule):
             for _ in range(2)
         )
         # Each slice once: Lightning's own sampler would repeat some to give all the same number.
-        self._val_part = range(processes.rank, len(val), processes.count)
+        part = np.arange(len(val))
+        if val is train:  # nothing is selected, but batch normalisation is measured on the way
+            part = np.flatnonzero(val.holds_tumour)[: settings.batch_size]
+        self._val_part = part[processes.rank :: processes.count].tolist()
 
     @property
     def steps_per_epoch(self) -> int:
@@ -219,7 +224,7 @@ class SliceDataModule(lightning.LightningDataModule):
         return self._loader(self.val, sampler=self._val_part)
 
     def _loader(
-        self, dataset: SliceDataset, sampler: Sampler[int] | range
+        self, dataset: SliceDataset, sampler: Sampler[int] | list[int]
     ) -> DataLoader[dict[str, object]]:
         return DataLoader(
             dataset,

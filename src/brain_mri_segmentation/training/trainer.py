@@ -1,6 +1,7 @@
 """From split folders to a checkpoint."""
 
 import logging
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -85,17 +86,20 @@ class TrainingConfig:
 def fit_model(
     recipe: TrainingConfig,
     train: Partition,
-    val: Partition,
+    val: Partition | None,
     workspace: Path,
     experiment: Logger | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> tuple[Checkpoint, pd.DataFrame]:
     """Train a network and return it at the epoch with the highest validation Dice.
 
+    Without validation it is the network of the last epoch: for the folds of a cross-validation, and
+    for the model that learns from all patients once the folds have shown what it is worth.
+
     Args:
         recipe: What is trained, and how.
         train: Slices to learn from.
-        val: Slices that select the epoch and stop the training.
+        val: Slices that select the epoch and stop the training; None trains all epochs.
         workspace: Folder for ``last.ckpt``, from which an interrupted training goes on.
         experiment: Gets the scores of each epoch as they come.
         callbacks: Called by Lightning as well, after the report on each epoch.
@@ -122,8 +126,8 @@ def fit_model(
     layout = choose_memory_format(settings.accelerator)
     network.to(memory_format=layout)  # type: ignore[call-overload]
     data = SliceDataModule(
-        SliceDataset(train.images, train.masks, recipe.preprocessing, train.statistics),
-        SliceDataset(val.images, val.masks, recipe.preprocessing, val.statistics),
+        _dataset(train, recipe.preprocessing),
+        None if val is None else _dataset(val, recipe.preprocessing),
         settings,
         recipe.seed,
         processes,
@@ -133,7 +137,7 @@ def fit_model(
         network.compile()  # in place: weights keep their names
     teacher = None
     if settings.teacher is not None:
-        patients = data.train.patients, data.val.patients
+        patients = data.train.patients, data.val_patients
         teacher = load_teacher(Path(settings.teacher), recipe.preprocessing, *patients)
     if not recipe.model_options.get("pretrained"):  # an encoder of random weights is as new as all
         settings = settings.model_copy(update={"encoder_lr_ratio": 1.0})
@@ -147,23 +151,24 @@ def fit_model(
         processes,
         teacher,
     )
-    report = EpochReport(settings, experiment)
+    report = EpochReport(settings, experiment, validates=val is not None)
     last = LastCheckpoint(workspace, report, {"identity": identity, "model_config": network.config})
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
         # EpochReport says what a user wants to know.
         logging.getLogger(name).setLevel(logging.WARNING)
-    trainer = _make_trainer(settings, [report, *callbacks, last], processes)
+    # Without validation, the last epoch's pass measures batch normalisation for the weights.
+    validate_every = settings.epochs if val is None else 1
+    trainer = _make_trainer(settings, [report, *callbacks, last], processes, validate_every)
     logger.info(
         "Training %s (%.2f M parameters) on %d slices of %d patients, %d steps an epoch, "
-        "precision %s; validating on %d slices of %d patients",
+        "precision %s; %s",
         recipe.model_name,
         sum(p.numel() for p in network.parameters()) / 1e6,
         len(data.train),
         len(data.train.patients),
         data.steps_per_epoch,
         trainer.precision,
-        len(data.val),
-        len(data.val.patients),
+        f"validating on {len(data.val_patients)} patients" if val else "without validation",
     )
     start_from = None if interrupted is None else workspace / LAST
     if interrupted is not None:
@@ -182,6 +187,10 @@ def fit_model(
 
     weights = _network_weights(last.best_weights)
     return _make_checkpoint(recipe, network, weights, data, report), report.history
+
+
+def _dataset(part: Partition, preprocessing: PreprocessingParameters) -> SliceDataset:
+    return SliceDataset(part.images, part.masks, preprocessing, part.statistics)
 
 
 def _make_network(recipe: TrainingConfig, interrupted: dict[str, Any] | None) -> nn.Module:
@@ -210,7 +219,10 @@ def _make_network(recipe: TrainingConfig, interrupted: dict[str, Any] | None) ->
 
 
 def _make_trainer(
-    settings: TrainingParameters, callbacks: list[Callback], processes: Processes
+    settings: TrainingParameters,
+    callbacks: list[Callback],
+    processes: Processes,
+    validate_every: int,
 ) -> lightning.Trainer:
     callbacks = [*callbacks, Patience(settings.patience)]
     if settings.ema_decay:
@@ -233,6 +245,7 @@ def _make_trainer(
         sync_batchnorm=processes.count > 1 and use_gpu(settings.accelerator),
         precision=choose_precision(settings.precision, settings.accelerator),
         max_epochs=settings.epochs,
+        check_val_every_n_epoch=validate_every,
         gradient_clip_val=settings.gradient_clip,
         deterministic=deterministic,
         callbacks=callbacks,
@@ -244,7 +257,7 @@ def _make_trainer(
     )
 
 
-def _identify(recipe: TrainingConfig, train: Partition, val: Partition) -> dict[str, object]:
+def _identify(recipe: TrainingConfig, train: Partition, val: Partition | None) -> dict[str, object]:
     """Say what a training is, by flat names: two with the same answer give the same weights."""
     parts = {
         "model": recipe.model_name,
@@ -254,7 +267,7 @@ def _identify(recipe: TrainingConfig, train: Partition, val: Partition) -> dict[
         | {"lr": recipe.learning_rate},
         "seed": recipe.seed,
         "train_slices": fingerprint(sorted(train.images)),
-        "val_slices": fingerprint(sorted(val.images)),
+        "val_slices": fingerprint(sorted(val.images if val else [])),
     }
     return flatten(parts | recipe.metadata)
 
@@ -292,14 +305,14 @@ def _make_checkpoint(
         weights=weights,
         metadata={
             "epoch": best["epoch"],
-            "scores": {name: best[name] for name in METRICS},
+            "scores": {name: best[name] for name in METRICS if math.isfinite(best[name])},
             "model_options": recipe.model_options,
             "training": recipe.training.model_dump() | {"lr": recipe.learning_rate},
             "seed": recipe.seed,
             "code": git_commit(),
             "versions": package_versions(),
             "train_patients": data.train.patients,
-            "val_patients": data.val.patients,
+            "val_patients": data.val_patients,
         }
         | recipe.metadata,
     )

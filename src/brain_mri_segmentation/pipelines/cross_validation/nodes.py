@@ -1,16 +1,21 @@
 """From all slices to folds, and from the scores of all folds to one report."""
 
 import logging
+from typing import Any
 
 import pandas as pd
 
 from brain_mri_segmentation.cohort import split as splits
 from brain_mri_segmentation.cohort.index import SPLITS, Slices
-from brain_mri_segmentation.cohort.split import roles_in_fold
+from brain_mri_segmentation.cohort.split import patients_of_fold
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.evaluation import metrics
+from brain_mri_segmentation.evaluation.calibration import calibrate_folds
+from brain_mri_segmentation.evaluation.metrics import OUT_OF_FOLD, Report
 from brain_mri_segmentation.imaging.naming import patient_of
-from brain_mri_segmentation.parameters import EvaluationParameters
+from brain_mri_segmentation.inference.predictor import best_device
+from brain_mri_segmentation.models import Checkpoint
+from brain_mri_segmentation.parameters import EvaluationParameters, TrainingParameters
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +28,7 @@ def assign_folds(folds: int, seed: int, **partitions: Slices) -> pd.DataFrame:
 def select_folds(
     fold_assignment: pd.DataFrame, folds: int, **partitions: Slices
 ) -> dict[str, Slices]:
-    """Return the slices of each fold: those to score, those to select by, and all others."""
+    """Return the slices of each fold: those to score, and all others to train with."""
     if unassigned := _patients(partitions) - set(fold_assignment["patient"]):
         raise InputError(
             f"{len(unassigned)} patient(s), such as {min(unassigned)}, are in no fold: the cohort "
@@ -31,14 +36,14 @@ def select_folds(
         )
     selected: dict[str, Slices] = {}
     for fold in range(1, folds + 1):
-        part_of = roles_in_fold(fold_assignment, fold, folds)
+        held_out = patients_of_fold(fold_assignment, fold, folds)
         for kind in ("images", "masks"):
             every = {n: r for split in SPLITS for n, r in partitions[f"{split}_{kind}"].items()}
-            for part in ("train", "val", "evaluation"):
+            for part, held in (("train", False), ("evaluation", True)):
                 selected[f"fold_{fold}.{part}_{kind}"] = {
                     name: reader
                     for name, reader in every.items()
-                    if part_of[patient_of(name)] == part
+                    if (patient_of(name) in held_out) == held
                 }
     return selected
 
@@ -66,6 +71,8 @@ def join_folds(
 def summarise_folds(
     slice_scores: pd.DataFrame,
     patient_scores: pd.DataFrame,
+    fold_assignment: pd.DataFrame,
+    data_fingerprint: dict[str, Any],
     model: str,
     parameters: EvaluationParameters,
     seed: int,
@@ -74,18 +81,44 @@ def summarise_folds(
     """Reduce the scores to one value of each metric over all patients, and Dice by fold."""
     report = metrics.report(
         model,
-        "folds that it has not seen",
+        OUT_OF_FOLD,
         slice_scores,
         pd.concat(single_slice_scores.values(), ignore_index=True),
         parameters.bootstrap_samples,
         seed,
     )
     by_fold = patient_scores.groupby("fold")["dice"].mean()
-    report |= {"dice_by_fold": {str(fold): float(dice) for fold, dice in by_fold.items()}}
+    report |= {
+        "dice_by_fold": {str(fold): float(dice) for fold, dice in by_fold.items()},
+        "fingerprint": {
+            "split": splits.fingerprint(fold_assignment.to_dict("records")),
+            "data": data_fingerprint["data"],
+        },
+    }
     logger.info("%s", metrics.format_summary(report))
-    tracked = metrics.tracked(report, "out_of_fold")
+    tracked = metrics.tracked(report, OUT_OF_FOLD)
     tracked |= {
-        f"out_of_fold/dice_of_fold_{fold}": {"value": dice, "step": 0}
+        f"{OUT_OF_FOLD}/dice_of_fold_{fold}": {"value": dice, "step": 0}
         for fold, dice in by_fold.items()
     }
     return report, tracked
+
+
+def calibrate_models(
+    evaluation: EvaluationParameters,
+    training: TrainingParameters,
+    **folds: Checkpoint | Slices,
+) -> Report:
+    """Fit temperature and review threshold on every patient, by the model that never saw it.
+
+    Of each fold there are ``model_<n>``, ``images_<n>`` and ``masks_<n>``.
+    """
+    numbers = range(1, len(folds) // 3 + 1)
+    parts: Any = ([folds[f"{kind}_{n}"] for kind in ("model", "images", "masks")] for n in numbers)
+    report = calibrate_folds(parts, evaluation.batch_size, best_device(training.accelerator))
+    logger.info(
+        "Out of fold: temperature %.2f, %.0f %% of the slices to review",
+        report["temperature"],
+        100 * report["review"]["flagged"],
+    )
+    return report

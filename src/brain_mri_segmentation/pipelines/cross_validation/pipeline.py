@@ -9,17 +9,22 @@ from brain_mri_segmentation.pipelines import (
 )
 from brain_mri_segmentation.pipelines.cross_validation.nodes import (
     assign_folds,
+    calibrate_models,
     join_folds,
     select_folds,
     summarise_folds,
 )
 
 _KINDS = ("images", "masks")
-_OF_A_FOLD = [f"{part}_{kind}" for part in ("train", "val", "evaluation") for kind in _KINDS]
+_OF_A_FOLD = [f"{part}_{kind}" for part in ("train", "evaluation") for kind in _KINDS]
 
 
 def create_pipeline(**kwargs: object) -> Pipeline:
-    """Split folders -> folds -> training and evaluation of each -> one report over all patients."""
+    """Split folders -> folds -> training and evaluation of each -> one report over all patients.
+
+    No fold has a validation: all its other patients train to the end of the schedule, as all
+    patients do in the pipeline ``final``.
+    """
     numbers = range(1, FOLDS.get() + 1)
     deal = [
         Node(
@@ -35,7 +40,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             name="select_folds",
         ),
     ]
-    train = training.create_pipeline().only_nodes("train_model", "calibrate_model")
+    train = training.without_validation()
     score = evaluation.create_pipeline().only_nodes(
         "segment_split", "score_predictions", "score_single_slices"
     )
@@ -56,6 +61,8 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             inputs={
                 "slice_scores": "out_of_fold.slice_scores",
                 "patient_scores": "out_of_fold.patient_scores",
+                "fold_assignment": "fold_assignment",
+                "data_fingerprint": "data_fingerprint",
                 "model": "params:model",
                 "parameters": "params:evaluation",
                 "seed": "params:seed",
@@ -63,6 +70,14 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             | {f"fold_{n}": f"fold_{n}.single_slice_scores" for n in numbers},
             outputs=_named("out_of_fold", ["metrics", "tracked_metrics"]),
             name="summarise_folds",
+        ),
+        Node(
+            calibrate_models,
+            inputs={"evaluation": "params:evaluation", "training": "params:training"}
+            | {f"model_{n}": f"fold_{n}.checkpoint" for n in numbers}
+            | {f"{kind}_{n}": f"fold_{n}.evaluation_{kind}" for n in numbers for kind in _KINDS},
+            outputs="out_of_fold.calibration",
+            name="calibrate_models",
         ),
     ]
     draw = evaluation.create_pipeline().only_nodes("draw_patient_dice")

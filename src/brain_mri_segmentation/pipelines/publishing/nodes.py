@@ -9,10 +9,14 @@ from huggingface_hub import HfApi
 from matplotlib.figure import Figure
 
 from brain_mri_segmentation import publishing
-from brain_mri_segmentation.cohort.index import Slices
+from brain_mri_segmentation.cohort.index import SPLITS, Slices
 from brain_mri_segmentation.datasets import Release
 from brain_mri_segmentation.evaluation import plots
-from brain_mri_segmentation.evaluation.metrics import Report, patient_dice_intervals
+from brain_mri_segmentation.evaluation.metrics import (
+    OUT_OF_FOLD,
+    Report,
+    patient_dice_intervals,
+)
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import EvaluationParameters, PublishingParameters
 from brain_mri_segmentation.publishing import Approval, Comparison, Scores
@@ -73,7 +77,11 @@ def draw_card_pictures(
     if approval.status != "baseline":
         drawn["comparison"] = plots.model_comparison(comparison)
     if parameters.pictures:
-        images, masks = (folders[f"{report['split']}_{kind}"] for kind in ("images", "masks"))
+        splits = SPLITS if report["split"] == OUT_OF_FOLD else (report["split"],)
+        images, masks = (
+            {name: read for split in splits for name, read in folders[f"{split}_{kind}"].items()}
+            for kind in ("images", "masks")
+        )
         rows = [
             (title, images[name](), masks[name](), predictions[name]())
             for name, title in plots.choose_failures(slice_scores).items()

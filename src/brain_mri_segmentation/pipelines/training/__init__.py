@@ -1,3 +1,3 @@
-from brain_mri_segmentation.pipelines.training.pipeline import create_pipeline
+from brain_mri_segmentation.pipelines.training.pipeline import create_pipeline, without_validation
 
-__all__ = ["create_pipeline"]
+__all__ = ["create_pipeline", "without_validation"]

@@ -23,8 +23,6 @@ logger = logging.getLogger(__name__)
 def train_model(
     train_images: Slices,
     train_masks: Slices,
-    val_images: Slices,
-    val_masks: Slices,
     slice_statistics: pd.DataFrame,
     data_fingerprint: dict[str, object],
     model: str,
@@ -34,8 +32,13 @@ def train_model(
     seed: int,
     training_workspace: dict[str, str],
     experiment_logger: Logger | None,
+    val_images: Slices | None = None,
+    val_masks: Slices | None = None,
 ) -> tuple[Checkpoint, pd.DataFrame]:
-    """Train the chosen model; return it at its best validation Dice, and its history."""
+    """Train the chosen model; return it at its best validation Dice, and its history.
+
+    Without validation it is trained to the end.
+    """
     recipe = TrainingConfig(
         model_name=model,
         model_options=models.get(model, {}),
@@ -44,13 +47,26 @@ def train_model(
         seed=seed,
         metadata={"fingerprint": data_fingerprint},
     )
+    val = None
+    if val_images is not None and val_masks is not None:
+        val = Partition(val_images, val_masks, slice_statistics)
     return fit_model(
         recipe,
         Partition(train_images, train_masks, slice_statistics),
-        Partition(val_images, val_masks, slice_statistics),
+        val,
         local_path(training_workspace["path"]),
         experiment_logger,
     )
+
+
+def finish_model(checkpoint: Checkpoint, preprocessing: PreprocessingParameters) -> Checkpoint:
+    """Give a model today's threshold, component rules and mirroring, and round its weights.
+
+    So these can be chosen without training again, and every score is of the weights as they are
+    shipped.
+    """
+    chosen = checkpoint.preprocessing | preprocessing.of_trained_weights()
+    return dataclasses.replace(checkpoint, preprocessing=chosen).in_half_precision()
 
 
 def calibrate_model(
@@ -60,14 +76,8 @@ def calibrate_model(
     preprocessing: PreprocessingParameters,
     training: TrainingParameters,
 ) -> tuple[Checkpoint, Report]:
-    """Fit temperature and review threshold on validation; return the model that knows them.
-
-    Threshold, component ratio and mirroring are those of today's parameters, so that they can be
-    chosen without training again.
-    """
-    chosen = checkpoint.preprocessing | preprocessing.of_trained_weights()
-    # Rounded before it is measured, so that every score is of the weights as they are shipped.
-    checkpoint = dataclasses.replace(checkpoint, preprocessing=chosen).in_half_precision()
+    """Fit temperature and review threshold on validation; return the model that knows them."""
+    checkpoint = finish_model(checkpoint, preprocessing)
     device = best_device(training.accelerator)
     calibrated, report = calibrate(checkpoint, val_images, val_masks, training.batch_size, device)
     error, review = report["expected_calibration_error"], report["review"]

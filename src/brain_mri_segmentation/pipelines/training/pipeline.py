@@ -4,33 +4,27 @@ from brain_mri_segmentation.pipelines.training.nodes import (
     calibrate_model,
     draw_reliability_diagram,
     draw_training_curves,
+    finish_model,
     train_model,
 )
 
 _DATASETS = [
     "train_images",
     "train_masks",
-    "val_images",
-    "val_masks",
     "slice_statistics",
     "data_fingerprint",
     "training_workspace",
     "experiment_logger",
 ]
+_VALIDATION = ["val_images", "val_masks"]
 _PARAMETERS = ["model", "models", "preprocessing", "training", "seed"]
 
 
 def create_pipeline(**kwargs: object) -> Pipeline:
-    """Split folders -> calibrated checkpoint, training history and their figures."""
+    """Split folders -> calibrated checkpoint, training history and their plots."""
     return Pipeline(
         [
-            Node(
-                train_model,
-                inputs={name: name for name in _DATASETS}
-                | {name: f"params:{name}" for name in _PARAMETERS},
-                outputs=["uncalibrated_checkpoint", "training_history"],
-                name="train_model",
-            ),
+            _train(*_DATASETS, *_VALIDATION),
             Node(
                 calibrate_model,
                 inputs={
@@ -56,4 +50,24 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 name="draw_training_curves",
             ),
         ]
+    )
+
+
+def without_validation() -> Pipeline:
+    """Train to the end of the schedule, for a fold or with all patients."""
+    finish = Node(
+        finish_model,
+        inputs=["uncalibrated_checkpoint", "params:preprocessing"],
+        outputs="checkpoint",
+        name="finish_model",
+    )
+    return Pipeline([_train(*_DATASETS), finish])
+
+
+def _train(*datasets: str) -> Node:
+    return Node(
+        train_model,
+        inputs={name: name for name in datasets} | {name: f"params:{name}" for name in _PARAMETERS},
+        outputs=["uncalibrated_checkpoint", "training_history"],
+        name="train_model",
     )

@@ -1,0 +1,36 @@
+"""From all patients to one model, for which the folds of a cross-validation speak."""
+
+import dataclasses
+
+import pandas as pd
+
+from brain_mri_segmentation.cohort.index import SPLITS, Slices
+from brain_mri_segmentation.evaluation.calibration import with_calibration
+from brain_mri_segmentation.evaluation.metrics import Report
+from brain_mri_segmentation.models import Checkpoint
+
+
+def join_partitions(**partitions: Slices) -> tuple[Slices, Slices]:
+    """Return images and masks of all patients."""
+    images, masks = (
+        {name: read for split in SPLITS for name, read in partitions[f"{split}_{kind}"].items()}
+        for kind in ("images", "masks")
+    )
+    return images, masks
+
+
+def adopt_results(
+    checkpoint: Checkpoint,
+    calibration: Report,
+    report: Report,
+    slice_scores: pd.DataFrame,
+    patient_scores: pd.DataFrame,
+    site_scores: pd.DataFrame,
+    **predictions: Slices,
+) -> tuple[Checkpoint, Report, pd.DataFrame, pd.DataFrame, pd.DataFrame, Slices]:
+    """Give the model what the folds found out, in the places where publishing looks for it."""
+    metadata = checkpoint.metadata | {"out_of_fold_dice": report["dice"]}
+    model = dataclasses.replace(with_calibration(checkpoint, calibration), metadata=metadata)
+    masks = {name: read for fold in predictions.values() for name, read in fold.items()}
+    adopted = dict(report) | {"digest": model.digest}
+    return model, adopted, slice_scores, patient_scores, site_scores, masks

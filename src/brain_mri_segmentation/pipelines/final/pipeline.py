@@ -1,0 +1,32 @@
+from kedro.pipeline import Node, Pipeline
+
+from brain_mri_segmentation.pipelines import FOLDS, SPLIT_FOLDERS, in_namespace, training
+from brain_mri_segmentation.pipelines.final.nodes import adopt_results, join_partitions
+
+_SCORES = ["slice_scores", "patient_scores", "site_scores"]
+
+
+def create_pipeline(**kwargs: object) -> Pipeline:
+    """All patients -> the model to publish, with the scores of the cross-validation before it."""
+    join = Node(
+        join_partitions,
+        inputs=SPLIT_FOLDERS,
+        outputs=["final.train_images", "final.train_masks"],
+        name="join_partitions",
+    )
+    train = in_namespace(
+        "final", training.without_validation(), {"data_fingerprint", "slice_statistics"}
+    )
+    adopt = Node(
+        adopt_results,
+        inputs={
+            "checkpoint": "final.checkpoint",
+            "calibration": "out_of_fold.calibration",
+            "report": "out_of_fold.metrics",
+        }
+        | {name: f"out_of_fold.{name}" for name in _SCORES}
+        | {f"fold_{n}": f"fold_{n}.predictions" for n in range(1, FOLDS.get() + 1)},
+        outputs=["checkpoint", "metrics", *_SCORES, "predictions"],
+        name="adopt_results",
+    )
+    return Pipeline([join, train, adopt])
