@@ -111,14 +111,16 @@ TURNED = Image.Exif()
 TURNED[274] = 6  # a quarter turn
 RANDOM = np.random.default_rng(1).bytes(3000)
 ONE = zipped(("a.png", encode(RGB)))
+NIFTI = (348).to_bytes(4, "little") + bytes(340) + b"n+1\0" + bytes(500)
 SIZE = -24  # of a file, in the zip's list
 
 FILES = {  # sent to /segment; what is large is made when it is sent
     "nothing: a file of no bytes": b"",
     "a text": b"hello, I am a text",
     "DICOM": bytes(128) + b"DICM" + bytes(500),
-    "NIfTI": bytes(344) + b"n+1\0" + bytes(500),
-    "NIfTI, packed (`.nii.gz`)": gzip.compress(bytes(344) + b"n+1\0" + bytes(500)),
+    "NIfTI": NIFTI,
+    "NIfTI, packed (`.nii.gz`)": gzip.compress(NIFTI),
+    "gzip of a text": gzip.compress(b"text"),
     "GIF": encode(GREY, "GIF"),
     "WebP": encode(RGB, "WEBP"),
     "SVG with a script": b"<svg xmlns='http://www.w3.org/2000/svg'><script/></svg>",

@@ -1,10 +1,13 @@
 """The command as it is typed."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 import tifffile
 from PIL import Image
+from scans import axial_affine, load, nifti, phantom, turned
 from typer.testing import CliRunner
 
 from brain_mri_segmentation.command import app
@@ -13,6 +16,7 @@ from brain_mri_segmentation.inference.predictor import load_model
 from brain_mri_segmentation.models import SHIPPED_MODEL
 
 SLICES = np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3), dtype=np.uint8)
+FOUR_MM = axial_affine((64, 64, 4), (4.0, 4.0, 4.0))
 
 
 def run(*arguments, code=0):
@@ -38,6 +42,43 @@ def test_a_stack_becomes_masks_and_tables(stack, model_path, tmp_path):
     assert volumes[["volume", "slices", "problems"]].to_numpy().tolist() == [["scan", 3, 0]]
     assert str(expected.tumour_pixels.sum()) in done.stdout
     assert "Research use only" in done.stdout
+
+
+def test_three_sequences_become_a_mask_on_the_grid_of_flair(model_path, tmp_path):
+    voxels, affine = turned(phantom(4, 64)[0].transpose(2, 1, 0, 3), FOUR_MM, (2, 0, 1), (1, -1, 1))
+    for channel, name in enumerate(("t1", "flair", "gd")):
+        (tmp_path / f"{name}.nii.gz").write_bytes(nifti(voxels[..., channel], affine, packed=True))
+    named = ["--pre", tmp_path / "t1.nii.gz", "--flair", tmp_path / "flair.nii.gz"]
+    out = tmp_path / "out"
+    done = run("segment", *named, "-o", out, "--model", model_path)
+    assert "flair: FLAIR stands in for post-contrast, which is not there." in done.stdout
+    mask, placed = load((out / "masks/flair.nii.gz").read_bytes())
+    probability, _ = load((out / "probabilities/flair.nii.gz").read_bytes())
+    assert mask.shape == probability.shape == voxels.shape[:3]
+    assert np.allclose(placed, affine)
+    assert np.array_equal(mask, probability >= 0.5)
+    assert tifffile.imread(out / "overlays/flair.tif").shape == (4, 64, 64, 3)
+    volumes = pd.read_csv(out / "volumes.csv")
+    assert volumes["tumour_ml"][0] == pytest.approx(mask.sum() * 4**3 / 1000, abs=0.01)
+    assert pd.read_csv(out / "summary.csv")["tumour_ml"].sum() == pytest.approx(mask.sum() * 0.064)
+    (record,) = (out / "volumes").glob("*.json")
+    assert json.loads(record.read_text())["missing"] == ["post-contrast"]
+    again = run("segment", *named, "-o", out, "--model", model_path).stdout
+    assert "1 volume(s) were done before" in again
+    assert "stands in for post-contrast" in again
+
+
+def test_a_head_needs_flair_and_is_named_in_one_way(stack, tmp_path):
+    out = tmp_path / "out"
+    assert "There is no FLAIR" in run("segment", "--pre", head(tmp_path), "-o", out, code=2).stderr
+    assert "Name paths, or" in run("segment", stack, "--flair", stack, "-o", out, code=2).stderr
+    wrong = run("segment", "--flair", stack, "-o", out, code=2).stderr
+    assert "FLAIR: The file is no NIfTI, NRRD or MetaImage" in wrong
+
+
+def head(folder):
+    (folder / "head.nii").write_bytes(nifti(phantom(4, 64)[0][..., 1].T, FOUR_MM))
+    return folder / "head.nii"
 
 
 def test_a_second_run_does_nothing_unless_it_is_told_to(stack, model_path, tmp_path):

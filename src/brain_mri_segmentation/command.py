@@ -1,7 +1,9 @@
 """The command ``brain-mri-segmentation``: masks for files and folders, the service, the model."""
 
+from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
+import pandas as pd
 import typer
 from rich.console import Console
 from rich.progress import Progress
@@ -9,8 +11,15 @@ from rich.table import Table
 
 from brain_mri_segmentation import DISCLAIMER, __version__
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.imaging.readers import find_volumes
-from brain_mri_segmentation.inference.folders import Outcome, segment_volumes, tabulate
+from brain_mri_segmentation.imaging.naming import without_ending
+from brain_mri_segmentation.imaging.readers import find_volumes, read_sequences
+from brain_mri_segmentation.imaging.volume import SEQUENCES
+from brain_mri_segmentation.inference.folders import (
+    Outcome,
+    segment_volume,
+    segment_volumes,
+    tabulate,
+)
 from brain_mri_segmentation.inference.predictor import (
     BATCH_SIZE,
     Predictor,
@@ -47,13 +56,25 @@ def _prepare() -> None:
 
 @app.command()
 def segment(
-    paths: Annotated[
-        list[str],
-        typer.Argument(metavar="PATH...", help="Slices, stacks, zips, or folders of them."),
-    ],
     output: Annotated[
         str, typer.Option("--output", "-o", help="Folder for masks, overlays and tables.")
     ],
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="PATH...",
+            help="Slices, stacks, NIfTI, NRRD, MetaImage, zips, or folders of them.",
+        ),
+    ] = None,
+    flair: Annotated[
+        str | None, typer.Option(help="FLAIR of one head, instead of PATH.", metavar="FILE")
+    ] = None,
+    pre: Annotated[
+        str | None, typer.Option(help="Its T1 before contrast medium.", metavar="FILE")
+    ] = None,
+    post: Annotated[
+        str | None, typer.Option(help="Its T1 after contrast medium.", metavar="FILE")
+    ] = None,
     model: Model = str(SHIPPED_MODEL),
     device: Device = "auto",
     batch_size: Annotated[
@@ -64,23 +85,35 @@ def segment(
     """Write masks, overlays and tables of all that is found.
 
     Files of one folder that are named <volume>_<number>, a stack, and a zip are a volume; any other
-    file is a slice by itself. What an earlier run has done with the same model is left as it is.
+    picture is a slice by itself. NIfTI, NRRD and MetaImage hold a volume each: FLAIR, or all three
+    sequences; name three files with --pre, --flair and --post. What an earlier run has done with
+    the same model is left as it is.
 
     Exit codes: 0 all is done, 1 something could not be segmented, 2 nothing could be tried.
     """
+    named = dict(zip(SEQUENCES, (pre, flair, post), strict=True))
+    if bool(paths) == any(named.values()):
+        raise typer.BadParameter("Name paths, or one head with --flair, --pre and --post.")
     try:
         target = Folder.at(output)
-        volumes = find_volumes(*map(Folder.at, paths), leave_out=target)
+        if paths:
+            volumes = find_volumes(*map(Folder.at, paths), leave_out=target)
+        else:
+            files = {sequence: path for sequence, path in named.items() if path}
+            head = read_sequences(files, without_ending(Path(flair or "volume").name))
         predictor = load_model(model, best_device(device))
     except InputError as error:
         _fail(error, code=2)
     outcomes: list[Outcome] = []
     try:
-        with Progress(console=_err, disable=not _err.is_terminal) as progress:
-            task = progress.add_task("Files", total=sum(map(len, volumes.values())))
-            for outcome in segment_volumes(volumes, predictor, target, overwrite, batch_size):
-                outcomes.append(outcome)
-                progress.advance(task, outcome.files)
+        if not paths:
+            outcomes.append(segment_volume(head, predictor, target, overwrite, batch_size))
+        else:
+            with Progress(console=_err, disable=not _err.is_terminal) as progress:
+                task = progress.add_task("Files", total=sum(map(len, volumes.values())))
+                for outcome in segment_volumes(volumes, predictor, target, overwrite, batch_size):
+                    outcomes.append(outcome)
+                    progress.advance(task, outcome.files)
         slices, table = tabulate(outcomes)
         target.write("summary.csv", slices.to_csv(index=False).encode())
         target.write("volumes.csv", table.to_csv(index=False).encode())
@@ -88,15 +121,18 @@ def segment(
         _fail(error, code=1)
     shown = Table(title=f"{output}: {len(table)} volume(s)", caption=DISCLAIMER)
     shown.add_column("volume", overflow="fold")
-    for column in table.columns[1:]:
+    counts = table.drop(columns=["volume", "notes"])
+    for column in counts.columns:
         shown.add_column(column.replace("_", " "), justify="right")
-    for row in table[:_MOST_ROWS].itertuples(index=False):
-        shown.add_row(*map(str, row))
+    for volume, *row in table.drop(columns="notes")[:_MOST_ROWS].itertuples(index=False):
+        shown.add_row(volume, *map(_show, row))
     if len(table) > _MOST_ROWS:
         shown.add_row(f"... {len(table) - _MOST_ROWS} more in volumes.csv")
     shown.add_section()
-    shown.add_row("in all", *map(str, table.drop(columns="volume").sum()))
+    shown.add_row("in all", *map(_show, counts.sum(min_count=1)))
     _out.print(shown)
+    for row in table[table["notes"] != ""][:_MOST_ROWS].itertuples():
+        _out.print(f"{row.volume}: {row.notes}.", markup=False, highlight=False)
     if before := sum(outcome.done_before for outcome in outcomes):
         _out.print(f"{before} volume(s) were done before; --overwrite segments them again.")
     problems = slices[slices["problem"] != ""]
@@ -161,6 +197,10 @@ def _describe(predictor: Predictor, place: str) -> dict[str, object]:
         "device": predictor.device,
         "": DISCLAIMER,
     }
+
+
+def _show(value: object) -> str:
+    return "" if pd.isna(value) else f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
 def _fail(reason: object, code: int) -> NoReturn:

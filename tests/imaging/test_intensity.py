@@ -17,14 +17,14 @@ from brain_mri_segmentation.inference.postprocessing import (
 
 def test_an_image_of_the_right_size_is_not_touched():
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    assert resize_image(image, 64) is image
+    assert resize_image(image, 64, 64) is image
 
 
 def test_images_are_resized_with_antialiasing():
     # One-pixel stripes: nearest neighbour would give 0 or 255, an average gives grey.
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 255
-    resized = resize_image(stripes, 32)
+    resized = resize_image(stripes, 32, 32)
     assert resized.shape == (32, 32, 3)
     assert abs(int(resized[16, 16, 0]) - 127) < 15
 

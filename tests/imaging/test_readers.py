@@ -235,8 +235,8 @@ def test_a_file_that_cannot_be_opened_is_left_out_alone(folder):
     ("name", "message"),
     [
         ("nowhere", "nowhere does not exist"),
-        (".", "holds no TIFF, PNG, JPEG or zip"),
-        ("notes.txt", "holds no TIFF, PNG, JPEG or zip"),
+        (".", "holds no file that may be a slice or a volume"),
+        ("notes.txt", "holds no file that may be a slice or a volume"),
     ],
 )
 def test_a_place_without_slices_is_refused(tmp_path, name, message):

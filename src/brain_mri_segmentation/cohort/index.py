@@ -74,7 +74,7 @@ class ResizedSlices:
 
     def add(self, name: str, image: np.ndarray, mask: np.ndarray) -> None:
         """Resize and keep a slice of any size."""
-        self.images[name] = self._keep(resize_image(image, self._size))
+        self.images[name] = self._keep(resize_image(image, self._size, self._size))
         self.masks[name] = self._keep(resize_mask(mask, self._size, self._size))
 
     def _keep(self, pixels: np.ndarray) -> SliceReader:

@@ -77,7 +77,7 @@ CONDITIONS = {
     "gamma 0.7": _gamma(0.7),
     "gamma 1.4": _gamma(1.4),
     "FLAIR alone": Condition(lambda image, _: np.repeat(image[..., [FLAIR]], 3, axis=2)),
-    "128 x 128 pixels": Condition(lambda image, _: resize_image(image, 128)),
+    "128 x 128 pixels": Condition(lambda image, _: resize_image(image, 128, 128)),
 }
 """What is tried, by name; the first is the reference."""
 

@@ -1,6 +1,6 @@
 """The one way from pixels to a tensor and back, shared by training, evaluation and serving.
 
-A slice goes through ``resize_image`` -> ``normalise``; the
+A slice goes through ``resize_image`` (of a volume ``to_model_grid``) -> ``normalise``; the
 way back is in ``inference.postprocessing``. The normalisation is
 the public U-Net's for this cohort (Buda et al. 2019): intensities of a volume are clipped to two
 percentiles and scaled to mean 0 and standard deviation 1, here per channel.
@@ -13,25 +13,48 @@ import numpy as np
 import torch
 from PIL import Image
 
+from brain_mri_segmentation.imaging.geometry import crop_or_pad, model_shape
+from brain_mri_segmentation.imaging.volume import Volume
+
 CHANNELS = 3  # pre-contrast, FLAIR, post-contrast
 FLAIR = 1  # in which the tumour is bright
 _LEVELS = 256  # intensities of uint8
 _NOTHING = np.zeros((CHANNELS, _LEVELS), dtype=np.int64)
 
 
-def resize_image(image: np.ndarray, size: int) -> np.ndarray:
-    """Resize a slice to a square, with antialiasing.
+def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize a slice with antialiasing.
 
     Args:
-        image: (H, W, 3) uint8.
-        size: Height and width of the result in pixels.
+        image: (H, W, 3) uint8 or float32.
+        height: Rows of the result.
+        width: Columns of the result.
 
     Returns:
-        (size, size, 3) uint8; ``image`` itself when it has that size.
+        (height, width, 3) of the same dtype; ``image`` itself when it has that size.
     """
-    if image.shape[:2] == (size, size):
+    if image.shape[:2] == (height, width):
         return image
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+    if image.dtype != np.uint8:  # Pillow has pictures of floats with one channel alone
+        return np.stack([_resize(image[..., channel], height, width) for channel in range(3)], -1)
+    return _resize(image, height, width)
+
+
+def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def to_model_grid(volume: Volume, size: int) -> np.ndarray:
+    """Bring the slices of a volume to the square that a model sees (``geometry.model_shape``).
+
+    Returns:
+        (N, size, size, 3) uint8 or float32, as the volume's slices.
+    """
+    height, width = volume.slices.shape[1:3]
+    shape = model_shape(height, width, size, volume.spacing)
+    fill = 0.0 if volume.geometry is None else float(volume.slices.min())
+    resized = (resize_image(image, *shape) for image in volume.slices)
+    return np.stack([crop_or_pad(image, size, size, fill) for image in resized])
 
 
 def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -53,7 +76,7 @@ def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class IntensityStatistics:
-    """What ``normalise`` needs of a volume: four values per channel, in units of uint8.
+    """What ``normalise`` needs of a volume: four values per channel, in the unit of its slices.
 
     Attributes:
         values: (4, 3) float32: lower bound, upper bound, mean and standard deviation of the
@@ -64,16 +87,18 @@ class IntensityStatistics:
 
     @classmethod
     def of(cls, slices: Iterable[np.ndarray], lower: float, upper: float) -> "IntensityStatistics":
-        """Measure one or more slices of a volume, of which one is in memory at a time.
+        """Measure one or more slices of a volume; of uint8, one is in memory at a time.
 
         Args:
-            slices: (H, W, 3) uint8 each.
+            slices: (H, W, 3) uint8 each, or all of a volume as (N, H, W, 3) float32.
             lower: Percentile of the lower bound.
             upper: Percentile of the upper bound.
 
         Raises:
             ValueError: There is no slice.
         """
+        if isinstance(slices, np.ndarray) and slices.dtype != np.uint8:
+            return cls._of_floats(slices.reshape(-1, CHANNELS), (lower, upper))
         counts = sum((count_intensities(image) for image in slices), _NOTHING)
         if not counts.any():
             raise ValueError("intensity statistics need at least one slice, got none")
@@ -83,6 +108,16 @@ class IntensityStatistics:
     def of_counts(cls, counts: np.ndarray, lower: float, upper: float) -> "IntensityStatistics":
         """Take the statistics of (3, 256) pixels by channel and intensity."""
         return cls(np.stack([_clipped_moments(c, lower, upper) for c in counts], axis=1))
+
+    @classmethod
+    def _of_floats(cls, pixels: np.ndarray, bounds: tuple[float, float]) -> "IntensityStatistics":
+        low, high = np.percentile(
+            pixels, bounds, axis=0, method="inverted_cdf"
+        )  # as of a histogram
+        clipped = np.clip(pixels, low, high)
+        mean, deviation = (f(clipped, axis=0, dtype=np.float64) for f in (np.mean, np.std))
+        deviation = np.where(deviation > 0, deviation, 1.0)
+        return cls(np.stack([low, high, mean, deviation]).astype(np.float32))
 
 
 def count_intensities(image: np.ndarray) -> np.ndarray:
@@ -125,7 +160,7 @@ def normalise(images: torch.Tensor, statistics: torch.Tensor) -> torch.Tensor:
     """Clip and standardise intensities.
 
     Args:
-        images: (N, 3 K, H, W), uint8 or float in 0..255, of K neighbouring slices.
+        images: (N, 3 K, H, W), uint8 or float, of K neighbouring slices.
         statistics: (N, 4, 3) or (1, 4, 3), ``IntensityStatistics.values`` of each slice's volume.
 
     Returns:

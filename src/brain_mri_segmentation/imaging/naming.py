@@ -8,10 +8,29 @@ from typing import NamedTuple
 
 from brain_mri_segmentation.imaging.volume import MOST_SLICES
 
-ENDINGS = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".zip")
+GRID_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".mha")
+"""Of files that say where their voxels lie, apart from DICOM."""
+ENDINGS = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".zip", *GRID_ENDINGS)
 """Of files that may hold slices, when a folder is searched; what they are, their bytes tell."""
 
 _SLICE = re.compile(r"(.+)_(\d+)(_mask)?", re.DOTALL)
+# What names and descriptions call sequences; the first that is found decides. BraTS writes t2f for
+# FLAIR, t1n and t1c for T1 without and with contrast medium; a "T1 FLAIR" is a T1.
+_TOKENS = [
+    (sequence, re.compile(rf"(?:^|(?<=[^a-z0-9]))(?:{words})(?![a-z0-9])", re.IGNORECASE))
+    for sequence, words in [
+        ("FLAIR", r"(?<!t1[ _-])(?:t2w?|[23]d)?flair|t2f|dark[ _-]?fluid|tirm"),
+        ("mask", r"mask|seg|labels?"),
+        (
+            "other",
+            r"t2(?:w|star|\*)?|dwi|adc|trace|swi|perf\w*|diff\w*|dti|tof|mra|pd|scout|survey",
+        ),
+        ("other", r"localizer|loc"),
+        ("pre-contrast", r"(?:t1w?[ _-]?)?(?:pre|native|without|w/?o|non[ _-]?contrast|-c)"),
+        ("post-contrast", r"(?:t1w?[ _-]?)?(?:ce|gd|gad\w*|c\+|\+c|km|post\w*|contrast)|t1c"),
+        ("pre-contrast", r"t1w?|t1n|mp-?rage|spgr|bravo"),
+    ]
+]
 _NUMBERED = re.compile(r"(.*[^0-9])[0-9]+\.[a-z]+", re.IGNORECASE | re.ASCII | re.DOTALL)
 
 
@@ -32,12 +51,44 @@ def parse_slice_name(name: str) -> SliceName | None:
 def may_be_slice(path: str) -> bool:
     """Say whether a file is neither hidden nor a mask, by its path."""
     name = PurePosixPath(path)
-    return not name.name.startswith(".") and not name.stem.endswith("_mask")
+    return not name.name.startswith(".") and not without_ending(path).endswith("_mask")
 
 
 def without_ending(path: str) -> str:
-    """Take the ending off a path that has one."""
-    return str(PurePosixPath(path).with_suffix(""))
+    """Take the ending off a path that has one; ``.nii.gz`` is one."""
+    return str(PurePosixPath(re.sub(r"(?i)\.nii\.gz$", ".nii", path)).with_suffix(""))
+
+
+def sequence_of(name: str) -> str | None:
+    """Say which sequence a name or description speaks of.
+
+    Returns:
+        One of ``SEQUENCES``, ``mask`` or ``other``; None where it says nothing of it.
+    """
+    return next((sequence for sequence, token in _TOKENS if token.search(name)), None)
+
+
+def group_sequences(paths: Iterable[str]) -> dict[str, list[str]]:
+    """Find files that are sequences of one head by their names, such as ``p/p_flair``, ``p/p_t1``.
+
+    Args:
+        paths: Without ending.
+
+    Returns:
+        Paths by what their names have in common; a path that names no sequence is by itself.
+    """
+    groups: dict[str, list[str]] = {}
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        if sequence_of(name):
+            for _, token in _TOKENS:
+                name = token.sub("", name)
+            name = (
+                re.sub(r"([-_. +])[-_. +]+", r"\1", name).strip("-_. +")
+                or PurePosixPath(folder).name
+            )
+        groups.setdefault(f"{folder}/{name}".lstrip("/"), []).append(path)
+    return groups
 
 
 def patient_of(slice_name: str) -> str:

@@ -7,6 +7,7 @@
 | palette, 8 bits | its colours |
 | with an alpha channel that is opaque everywhere | without it |
 | grey of more bits, or float | scaled: 0 to its 99.9th percentile fill 8 bits; then as grey |
+| NIfTI, NRRD, MetaImage (``medical``) | a volume with its geometry and all its bits |
 | what a decoder would change in silence, or what no slice can be | refused with the reason |
 """
 
@@ -21,15 +22,26 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.imaging.medical import Scan, assemble, kind_of, read_scan
 from brain_mri_segmentation.imaging.naming import (
     ENDINGS,
+    GRID_ENDINGS,
     count_volumes,
+    group_sequences,
     group_volumes,
     may_be_slice,
     natural_key,
+    sequence_of,
     without_ending,
 )
-from brain_mri_segmentation.imaging.volume import MOST_PIXELS, MOST_SLICES, Volume, page_names
+from brain_mri_segmentation.imaging.volume import (
+    BRIGHTEST,
+    MOST_PIXELS,
+    MOST_SLICES,
+    SEQUENCES,
+    Volume,
+    page_names,
+)
 from brain_mri_segmentation.runtime.files import FileReader, Folder
 
 SMALLEST_SIDE, LARGEST_SIDE = 32, 4096
@@ -41,7 +53,6 @@ _MAGIC = {
 _ZIP_ENTRY = b"PK\x01\x02"  # begins a file's line in the list at the end of a zip
 _MOST_ENTRIES = 16 * MOST_SLICES  # of a zip, folders and hidden files among them
 _MOST_UNPACKED = 4 * MOST_PIXELS  # bytes of all zips of a volume
-_BRIGHTEST = 99.9  # percentile that becomes 255 in a picture of more than 8 bits
 _PHOTOMETRIC, _ORIENTATION, _SAMPLE_FORMAT = 262, 274, 339  # tags of TIFF and EXIF
 _WHITE_IS_ZERO, _UPRIGHT, _SIGNED = 0, 1, 2
 
@@ -52,20 +63,22 @@ _Members = Sequence[tuple[str, bytes]]  # files with one or more slices of a vol
 
 
 class NotAnImage(InputError):  # noqa: N818 - says what it is
-    """A file that is no TIFF, PNG or JPEG by its own bytes."""
+    """A file that is no picture and no volume by its own bytes."""
 
 
 def read_volume(source: str | Path | bytes | Sequence[bytes], name: str = "volume") -> Volume:
     """Read one volume. What a file is is told by its own bytes, whatever its name says.
 
     Args:
-        source: By its path, a file (a picture, a stack of pages, or a zip of pictures) or a folder
-            of pictures; or the bytes of one file, or of several in their order. Pictures of a zip
-            or folder are ordered by name; hidden ones and masks (``..._mask``) are left out.
+        source: By its path, a file (a picture, a stack of pages, a NIfTI, NRRD or MetaImage file,
+            or a zip) or a folder; or the bytes of one file, or of several in their order. Pictures
+            of a zip or folder are ordered by name; hidden ones and masks (``..._mask``) are left
+            out. Of NIfTI, NRRD and MetaImage, one file is FLAIR or all three sequences; three are
+            pre-contrast, FLAIR and post-contrast, in a zip or folder by their names.
         name: Of the volume, where the source has no path.
 
     Returns:
-        The volume; what has more than 8 bits is brought to 8 on a scale that all slices share.
+        The volume; a picture of more than 8 bits is brought to 8 on a scale that all slices share.
 
     Raises:
         NotAnImage: A file is no TIFF, PNG or JPEG.
@@ -87,7 +100,55 @@ def read_volume(source: str | Path | bytes | Sequence[bytes], name: str = "volum
         found = _members(f"{name}_{number}", content, room)
         room -= sum(len(file) for _, file in found)
         members += found
+    if len(members) > 1 and any(kind_of(file) for _, file in members):
+        if len(members) != len(SEQUENCES):
+            raise InputError(
+                f"There are {len(members)} files with a volume each. Send FLAIR alone, or three: "
+                "pre-contrast, FLAIR, post-contrast."
+            )
+        return read_sequences(
+            dict(zip(SEQUENCES, (file for _, file in members), strict=True)), name
+        )
     return _to_volume(name, members)
+
+
+def read_sequences(
+    sequences: Mapping[str, bytes | str | Path], name: str = "volume", notes: tuple[str, ...] = ()
+) -> Volume:
+    """Read a volume of which it is known what each file holds.
+
+    Args:
+        sequences: Files by the names of ``SEQUENCES``, of which only FLAIR must be there.
+        name: Of the volume.
+        notes: What is to be said with its result.
+
+    Raises:
+        InputError: A file cannot be read, or the sequences do not lie in the same place.
+    """
+    scans: dict[str, Scan] = {}
+    members = []
+    for sequence, source in sequences.items():
+        try:
+            content = source if isinstance(source, bytes) else _read_file_at(Path(source))
+            scans[sequence] = _read_scan(content)
+        except InputError as error:
+            raise type(error)(f"{sequence}: {error}") from error
+        if scans[sequence].voxels.ndim > 3 and len(sequences) > 1:
+            raise InputError(f"{sequence}: The file holds three sequences, and one is expected.")
+        members.append((sequence, content))
+    return assemble(name, scans, _digest(members), notes)
+
+
+def _read_file_at(path: Path) -> bytes:
+    if not path.is_file():
+        raise InputError(f"There is no file {path}.")
+    return path.read_bytes()
+
+
+def _read_scan(content: bytes) -> Scan:
+    if kind_of(content) is None:
+        raise NotAnImage("The file is no NIfTI, NRRD or MetaImage by its own bytes.")
+    return read_scan(content)
 
 
 class Unreadable(NamedTuple):
@@ -107,31 +168,43 @@ def find_volumes(*places: Folder, leave_out: Folder | None = None) -> dict[str, 
 
     Returns:
         For each volume by its name a reader of its files by their paths without ending, at most
-        512; files of one folder named ``<volume>_<number>`` are a volume, any other is by itself.
+        512; files of one folder named ``<volume>_<number>`` are a volume, and so are NIfTI, NRRD
+        and MetaImage files that differ by the sequence they name; any other is by itself.
 
     Raises:
         InputError: A place does not exist or holds nothing, or two hold files of the same path.
     """
     files: Files = {}
+    grids: list[str] = []
     for place in places:
         found: Files = {}
+        grid = set()
         for name, read in place.files().items():
             ours = leave_out is not None and leave_out.holds(place, name)
             if name.lower().endswith(ENDINGS) and may_be_slice(name) and not ours:
                 path = without_ending(name)  # beside scan.tif, a scan.png keeps its ending
-                found[name if path in found else path] = read
+                path = name if path in found else path
+                if name.lower().endswith(GRID_ENDINGS):
+                    if sequence_of(path.rpartition("/")[2]) == "mask":
+                        continue
+                    grid.add(path)
+                found[path] = read
         if not found:
-            state = "holds no TIFF, PNG, JPEG or zip" if place.exists() else "does not exist"
+            state = "holds no file that may be a slice or a volume"
+            state = state if place.exists() else "does not exist"
             raise InputError(f"{place.path} {state}.")
         if len(places) > 1 and not place.is_file:
             found = {f"{place.name}/{path}": read for path, read in found.items()}
+            grid = {f"{place.name}/{path}" for path in grid}
         if both := files.keys() & found.keys():
             raise InputError(
                 f"{place.path} holds a second {min(both)}, whose results would replace those of "
                 "the first. Segment the places one by one, into folders of their own."
             )
         files |= found
-    groups = group_volumes(list(files))
+        grids += grid
+    groups = group_volumes([path for path in files if path not in grids])
+    groups |= group_sequences(sorted(grids))
     return {name: {path: files[path] for path in paths} for name, paths in groups.items()}
 
 
@@ -148,10 +221,17 @@ def read_files(files: Mapping[str, FileReader], name: str) -> Iterator[Volume | 
     """
     slices: dict[str, np.ndarray] = {}
     digests: list[tuple[str, bytes]] = []
+    grids: list[tuple[str, bytes]] = []
     for path, read in files.items():
         try:
-            content = read()
-            pages, names = _read(members := _members(path, content))
+            members = _members(path, content := read())
+            if any(kind_of(file) for _, file in members):
+                if is_zip(content):
+                    yield _by_their_names(path, members)
+                else:
+                    grids += members
+                continue
+            pages, names = _read(members)
             if not _holds_volume(content, pages):
                 _check_same_size(pages, next(iter(slices.values()), pages[0]))
         except InputError as error:
@@ -165,6 +245,11 @@ def read_files(files: Mapping[str, FileReader], name: str) -> Iterator[Volume | 
     if slices:
         pages = list(slices.values())
         yield Volume(_to_slices(pages), name, tuple(slices), digest=_digest(digests))
+    if grids:
+        try:
+            yield _to_volume(name, grids)
+        except InputError as error:
+            yield Unreadable(name, str(error))
 
 
 def read_slice(content: bytes) -> Volume:
@@ -189,14 +274,38 @@ def is_zip(content: bytes) -> bool:
 
 
 def _read_file(name: str, content: bytes) -> Volume:
-    pages, names = _read(members := _members(name, content))
+    members = _members(name, content)
+    if any(kind_of(file) for _, file in members):
+        return _by_their_names(name, members)
+    pages, names = _read(members)
     in_one_file = _holds_volume(content, pages)
     return Volume(_to_slices(pages), name, tuple(names), in_one_file, _digest(members))
 
 
 def _to_volume(name: str, members: _Members) -> Volume:
+    if any(kind_of(file) for _, file in members):
+        return _by_their_names(name, members)
     pages, names = _read(members)
     return Volume(_to_slices(pages), name, tuple(names), digest=_digest(members))
+
+
+def _by_their_names(name: str, members: _Members) -> Volume:
+    """Read a volume of which the names of the files say what each holds."""
+    taken: dict[str, tuple[str, bytes]] = {}
+    for path, content in members:
+        sequence = sequence_of(path.rpartition("/")[2])
+        if sequence is None and len(members) == 1:
+            sequence = "FLAIR"
+        if sequence in taken:
+            raise InputError(f"{taken[sequence][0]} and {path} are {sequence} by their names.")
+        if sequence in SEQUENCES:
+            taken[sequence] = path, content
+    if "FLAIR" not in taken:
+        names = ", ".join(path for path, _ in members)
+        raise InputError(f"No file is FLAIR by its name ({names}). Name it with --flair.")
+    notes = tuple(f"{path} was taken for {sequence}" for sequence, (path, _) in taken.items())
+    files = {sequence: content for sequence, (_, content) in taken.items()}
+    return read_sequences(files, name, notes if len(members) > 1 else ())
 
 
 def _digest(members: _Members) -> str:
@@ -239,7 +348,7 @@ def _members(name: str, content: bytes, room: int = _MOST_UNPACKED) -> _Members:
 
 
 def _read_folder(folder: Path) -> _Members:
-    paths = (path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS)
+    paths = (path for path in folder.rglob("*") if path.name.lower().endswith(ENDINGS))
     names = _slices_of_one_volume((path.relative_to(folder).as_posix() for path in paths), "folder")
     return [(without_ending(name), (folder / name).read_bytes()) for name in names]
 
@@ -332,12 +441,12 @@ def _kind(content: bytes) -> str:
     for kind, starts in _MAGIC.items():
         if content.startswith(starts):
             return kind
+    if kind_of(content):
+        raise NotAnImage(f"The file is {kind_of(content)}, which is a volume and not a slice.")
     if content[128:132] == b"DICM":
         raise NotAnImage("The file is DICOM. Export the slice as TIFF or PNG.")
-    if content[344:348] in (b"n+1\0", b"ni1\0"):
-        raise NotAnImage("The file is NIfTI. Export its slices as TIFF or PNG.")
     if content.startswith(b"\x1f\x8b"):
-        raise NotAnImage("The file is packed with gzip, as NIfTI is. Send TIFF or PNG.")
+        raise NotAnImage("The file is packed with gzip and no NIfTI. Unpack it.")
     if is_zip(content):
         raise NotAnImage("The file is a zip, which may be a volume but not a slice.")
     raise NotAnImage("The file is no TIFF, PNG or JPEG by its own bytes.")
@@ -414,7 +523,7 @@ def _check_same_size(pages: Sequence[np.ndarray], first: np.ndarray) -> None:
 def _to_slices(pages: Sequence[np.ndarray]) -> np.ndarray:
     """Return (N, H, W, 3) uint8; pages of more than 8 bits are brought to a scale they share."""
     deep = [page for page in pages if page.ndim == 2]
-    brightest = max((np.percentile(page, _BRIGHTEST) for page in deep), default=0)
+    brightest = max((np.percentile(page, BRIGHTEST) for page in deep), default=0)
     brightest = brightest or max((page.max() for page in deep), default=0) or 1
     return np.stack(
         [page if page.ndim == 3 else _to_8_bits(page, float(brightest)) for page in pages]

@@ -33,10 +33,10 @@ def draw(
     if picture == "mask":
         return iter(mask)
     if picture == "overlay":
-        return map(overlay, volume.slices, mask)
+        return map(overlay, volume.pictures, mask)
     if picture == "probability":
         return (np.rint(one * 255).astype(np.uint8) for one in probability)
-    return iter(volume.slices[..., FLAIR])
+    return iter(volume.pictures[..., FLAIR])
 
 
 def to_files(volume: Volume, pictures: Iterable[np.ndarray]) -> Iterator[tuple[str, bytes]]:

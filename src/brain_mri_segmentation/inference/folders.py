@@ -1,22 +1,25 @@
 """From folders of slices, stacks and zips to files with what was found in them.
 
-In the output folder stand ``masks`` and ``overlays``, named as what they are of, and in ``volumes``
-a record of each volume: the metrics of its slices, and the digest by which a later run sees that
-volume, model and version are the same and leaves it as it is.
+In the output folder stand ``masks`` and ``overlays``, named as what they are of, of volumes with a
+geometry ``probabilities`` as well, and in ``volumes`` a record of each volume: the metrics of its
+slices, and the digest by which a later run sees that volume, model and version are the same and
+leaves it as it is.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import pandas as pd
 
 from brain_mri_segmentation import __version__
+from brain_mri_segmentation.imaging.medical import write_nifti
 from brain_mri_segmentation.imaging.readers import Unreadable, read_files
 from brain_mri_segmentation.imaging.volume import Volume
-from brain_mri_segmentation.imaging.writers import Picture, draw, to_files
-from brain_mri_segmentation.inference.predictor import BATCH_SIZE, Predictor
+from brain_mri_segmentation.imaging.writers import draw, to_files
+from brain_mri_segmentation.inference.predictor import BATCH_SIZE, Prediction, Predictor
 from brain_mri_segmentation.runtime.files import FileReader, Folder
 
 COLUMNS = [
@@ -24,12 +27,12 @@ COLUMNS = [
     "volume",
     "tumour_pixels",
     "tumour_fraction",
+    "tumour_ml",
     "confidence",
     "expected_dice",
     "review",
     "problem",
 ]
-_PICTURES: tuple[Picture, ...] = ("mask", "overlay")
 
 Row = dict[str, object]
 
@@ -42,11 +45,13 @@ class Outcome:
         rows: For each slice, or for the file, its values of ``COLUMNS``.
         files: How many files it is of.
         done_before: Whether an earlier run had segmented it.
+        notes: Of the volume, what whoever reads the result must know (``Volume.notes``).
     """
 
     rows: list[Row]
     files: int = 1
     done_before: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def segment_volumes(
@@ -70,35 +75,65 @@ def segment_volumes(
     Raises:
         InputError: The output folder cannot be written to.
     """
-    settings = f"{__version__} {predictor.checkpoint.digest}"
     for name, files in volumes.items():
+        left = len(files)
         for volume in read_files(files, name):
+            # What is not one of the files is made of all that are left.
+            count = 1 if isinstance(volume, Unreadable) or volume.name in files else left
+            left -= count
             if isinstance(volume, Unreadable):
-                path, problem = volume
-                yield Outcome([{"slice": path, "volume": name, "review": "", "problem": problem}])
-                continue
-            digest = hashlib.blake2b(f"{settings} {volume.digest}".encode()).hexdigest()[:32]
-            rows = None if overwrite else _rows_of_record(output, volume, digest)
-            done_before = rows is not None
-            if rows is None:
-                rows = _segment(volume, digest, predictor, output, batch_size)
-            yield Outcome(rows, 1 if volume.in_one_file else len(volume), done_before)
+                row: Row = {
+                    "slice": volume.path,
+                    "volume": name,
+                    "review": "",
+                    "problem": volume.reason,
+                }
+                yield Outcome([row])
+            else:
+                outcome = segment_volume(volume, predictor, output, overwrite, batch_size)
+                yield replace(outcome, files=count)
+
+
+def segment_volume(
+    volume: Volume,
+    predictor: Predictor,
+    output: Folder,
+    overwrite: bool = False,
+    batch_size: int = BATCH_SIZE,
+) -> Outcome:
+    """Segment a volume and write what was found, as ``segment_volumes`` does.
+
+    Raises:
+        InputError: The output folder cannot be written to.
+    """
+    settings = f"{__version__} {predictor.checkpoint.digest}"
+    digest = hashlib.blake2b(f"{settings} {volume.digest}".encode()).hexdigest()[:32]
+    rows = None if overwrite else _rows_of_record(output, volume, digest)
+    done_before = rows is not None
+    if rows is None:
+        rows = _segment(volume, digest, predictor, output, batch_size)
+    return Outcome(rows, done_before=done_before, notes=volume.notes)
 
 
 def tabulate(outcomes: Iterable[Outcome]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return a table of the slices (``COLUMNS``) and one of the volumes."""
+    outcomes = list(outcomes)
     rows = [row for outcome in outcomes for row in outcome.rows]
-    slices = pd.DataFrame(rows, columns=COLUMNS).astype({"tumour_pixels": "Int64"})
+    types = {"tumour_pixels": "Int64", "tumour_ml": "float64"}
+    slices = pd.DataFrame(rows, columns=COLUMNS).astype(types)
     groups = slices.groupby("volume", sort=False)
     volumes = pd.DataFrame(
         {
             "slices": groups["problem"].agg(lambda texts: (texts == "").sum()),
             "tumour_pixels": groups["tumour_pixels"].sum(),
+            "tumour_ml": groups["tumour_ml"].sum(min_count=1).round(2),
             "slices_with_tumour": groups["tumour_pixels"].agg(lambda pixels: (pixels > 0).sum()),
             "to_review": groups["review"].agg(lambda texts: (texts != "").sum()),
             "problems": groups["problem"].agg(lambda texts: (texts != "").sum()),
         }
     )
+    notes = {str(o.rows[0]["volume"]): "; ".join(o.notes) for o in outcomes if o.notes}
+    volumes["notes"] = volumes.index.map(notes).fillna("")
     return slices, volumes.reset_index()
 
 
@@ -108,20 +143,39 @@ def _segment(
     """Segment a volume, and write its pictures and at last its record."""
     prediction = predictor.predict(volume, batch_size)
     written = []
-    for picture in _PICTURES:
-        pages = draw(picture, volume, prediction.mask, prediction.probability)
-        for name, content in to_files(volume, pages):
-            written.append(f"{picture}s/{name}")
-            output.write(written[-1], content)
+    for name, content in _files(volume, prediction):
+        output.write(name, content)
+        written.append(name)
     rows = [
         {"slice": name, "volume": volume.name} | metrics | {"problem": ""}
         for name, metrics in zip(volume.names, prediction.of_slices(), strict=True)
     ]
     for row in rows:
         row["review"] = row["review"] or ""
-    record = {"digest": digest, "files": written, "slices": rows}
+    record = {
+        "digest": digest,
+        "files": written,
+        **prediction.in_sum(),
+        "missing": volume.missing,
+        "notes": volume.notes,
+        "slices": rows,
+    }
     output.write(_record_of(volume), (json.dumps(record, indent=1) + "\n").encode())
     return rows
+
+
+def _files(volume: Volume, prediction: Prediction) -> Iterator[tuple[str, bytes]]:
+    """Encode mask and overlay as the volume came; on its own grid where there is one."""
+    mask, probability = prediction.mask, prediction.probability
+    if volume.geometry is None:
+        for name, content in to_files(volume, draw("mask", volume, mask, probability)):
+            yield f"masks/{name}", content
+    else:
+        label = (mask > 0).astype(np.uint8)
+        yield f"masks/{volume.name}.nii.gz", write_nifti(label, volume.geometry)
+        yield f"probabilities/{volume.name}.nii.gz", write_nifti(probability, volume.geometry)
+    for name, content in to_files(volume, draw("overlay", volume, mask, probability)):
+        yield f"overlays/{name}", content
 
 
 def _rows_of_record(output: Folder, volume: Volume, digest: str) -> list[Row] | None:

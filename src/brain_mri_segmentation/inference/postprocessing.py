@@ -4,6 +4,9 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage, special
 
+from brain_mri_segmentation.imaging.geometry import crop_or_pad, model_shape
+from brain_mri_segmentation.imaging.volume import Volume
+
 
 def probability_of(logits: np.ndarray, temperature: float) -> np.ndarray:
     """Return the probability, float32 in 0..1, of logits that a temperature divides."""
@@ -43,21 +46,23 @@ def remove_small_components(
     return np.where(removed[components], np.float32(0), probabilities)
 
 
-def resize_probability(probability: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resize a probability map bilinearly.
+def from_model_grid(probabilities: np.ndarray, volume: Volume) -> np.ndarray:
+    """Bring what a model gives back to the size of the slices: ``to_model_grid`` undone.
 
     Args:
-        probability: (S, S) float32 in 0..1.
-        height: Rows of the result.
-        width: Columns of the result.
+        probabilities: (N, S, S) float32 in 0..1.
+        volume: What they are of.
 
     Returns:
-        (height, width) float32 in 0..1; ``probability`` itself when it has that size.
+        (N, H, W) float32 in 0..1, 0 where the model did not look; by bilinear interpolation.
     """
-    if probability.shape == (height, width):
-        return probability
-    resized = Image.fromarray(probability).resize((width, height), Image.Resampling.BILINEAR)
-    return np.clip(np.asarray(resized), 0, 1)
+    height, width = volume.slices.shape[1:3]
+    shape = model_shape(height, width, probabilities.shape[1], volume.spacing)
+    if shape == (height, width) == probabilities.shape[1:]:
+        return probabilities
+    seen = (Image.fromarray(crop_or_pad(one, *shape)) for one in probabilities)
+    resized = [one.resize((width, height), Image.Resampling.BILINEAR) for one in seen]
+    return np.stack([np.clip(np.asarray(one), 0, 1) for one in resized])
 
 
 def probability_to_mask(probability: np.ndarray, threshold: float) -> np.ndarray:

@@ -21,16 +21,16 @@ from brain_mri_segmentation.imaging.intensity import (
     IntensityStatistics,
     neighbours,
     normalise,
-    resize_image,
+    to_model_grid,
     to_tensor,
 )
 from brain_mri_segmentation.imaging.naming import patient_of
 from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.inference.postprocessing import (
+    from_model_grid,
     probability_of,
     probability_to_mask,
     remove_small_components,
-    resize_probability,
 )
 from brain_mri_segmentation.inference.review import expected_dice, reason_to_review
 from brain_mri_segmentation.models import SHIPPED_MODEL, Checkpoint
@@ -54,6 +54,8 @@ class Prediction:
         expected_dice: (N,) float64, what the model itself expects the Dice of the mask to be, 0..1
             (see ``review.expected_dice``); NaN when nothing is tumour and nothing may be.
         review: Why a person should look at each slice; None when nothing speaks for it.
+        voxel_ml: Millilitres of a pixel of the mask, from its slice to the next; None where the
+            source does not say how large it is.
     """
 
     mask: np.ndarray
@@ -62,17 +64,24 @@ class Prediction:
     confidence: np.ndarray
     expected_dice: np.ndarray
     review: tuple[str | None, ...]
+    voxel_ml: float | None = None
 
     @property
     def tumour_fraction(self) -> float:
         """Share of the volume that is in the mask, 0..1."""
         return float(self.tumour_pixels.sum() / self.mask.size)
 
+    @property
+    def tumour_ml(self) -> float | None:
+        """Millilitres of the mask; None where the source does not say how large its voxels are."""
+        return None if self.voxel_ml is None else int(self.tumour_pixels.sum()) * self.voxel_ml
+
     def of_slices(self) -> list[dict[str, object]]:
         """Return the metrics of each slice by name; None for NaN."""
         columns = {
             "tumour_pixels": self.tumour_pixels.tolist(),
             "tumour_fraction": (self.tumour_pixels / self.mask[0].size).tolist(),
+            "tumour_ml": [self.voxel_ml and n * self.voxel_ml for n in self.tumour_pixels.tolist()],
             "confidence": self.confidence.tolist(),
             "expected_dice": [None if np.isnan(d) else d for d in self.expected_dice.tolist()],
             "review": self.review,
@@ -87,6 +96,7 @@ class Prediction:
         return {
             "tumour_pixels": int(self.tumour_pixels.sum()),
             "tumour_fraction": self.tumour_fraction,
+            "tumour_ml": self.tumour_ml,
             "slices_with_tumour": int(np.count_nonzero(self.tumour_pixels)),
             "slices_to_review": sum(reason is not None for reason in self.review),
         }
@@ -141,12 +151,12 @@ class Predictor:
             its neighbours as the model has learnt them, and S the model's image size.
         """
         rules = self.preprocessing
-        slices = [resize_image(image, rules.image_size) for image in volume.slices]
+        slices = to_model_grid(volume, rules.image_size)
         measured = IntensityStatistics.of(slices, rules.lower_percentile, rules.upper_percentile)
         statistics = torch.from_numpy(measured.values)[None].to(self.device)  # (1, 4, 3)
-        pixels, places = np.stack(slices), neighbours(len(slices), rules.context)
+        places = neighbours(len(slices), rules.context)
         for start in range(0, len(slices), batch_size):
-            images = to_tensor(pixels[places[start : start + batch_size]])
+            images = to_tensor(slices[places[start : start + batch_size]])
             yield normalise(images.to(self.device), statistics)
 
     def probabilities(self, inputs: torch.Tensor) -> np.ndarray:
@@ -176,14 +186,11 @@ class Predictor:
             probabilities, threshold, rules.min_component_ratio, rules.min_component_size
         )
         expected = expected_dice(probabilities, kept, threshold)
-        size = volume.slices.shape[1:3]
-        probability = np.stack([resize_probability(one, *size) for one in probabilities])
-        mask = probability_to_mask(
-            np.stack([resize_probability(one, *size) for one in kept]), threshold
-        )
+        probability = from_model_grid(probabilities, volume)
+        mask = probability_to_mask(from_model_grid(kept, volume), threshold)
         reasons = (
             reason_to_review(image, dice, self.preprocessing)
-            for image, dice in zip(volume.slices, expected, strict=True)
+            for image, dice in zip(volume.pictures, expected, strict=True)
         )
         return Prediction(
             mask=mask,
@@ -192,6 +199,7 @@ class Predictor:
             confidence=np.where(mask > 0, probability, 1 - probability).mean(axis=(1, 2)),
             expected_dice=expected,
             review=tuple(reasons),
+            voxel_ml=volume.geometry.voxel_ml if volume.geometry else None,
         )
 
 

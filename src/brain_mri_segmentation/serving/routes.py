@@ -110,7 +110,8 @@ async def _answer(
         headers = service.headers(prediction.tumour_fraction)
         if "application/json" in request.headers.get("accept", ""):
             slices = await run_in_threadpool(_describe, volume, prediction, output)
-            found = slices[0] if one else prediction.in_sum() | {"slices": slices}
+            said = {"missing": volume.missing, "notes": volume.notes, "slices": slices}
+            found = slices[0] if one else prediction.in_sum() | said
             body = service.describe() | found
             return await run_in_threadpool(JSONResponse, body, headers=headers)
         pictures = draw(output or "mask", volume, prediction.mask, prediction.probability)

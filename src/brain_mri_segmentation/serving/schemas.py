@@ -61,6 +61,10 @@ class SliceMetrics(Answer):
     width: int = Field(examples=[256])
     tumour_pixels: int = Field(examples=[26])
     tumour_fraction: float = Field(ge=0, le=1, examples=[0.0004])
+    tumour_ml: float | None = Field(
+        description="Millilitres; null: the file does not say how large its voxels are.",
+        examples=[1.2],
+    )
     confidence: float = Field(
         ge=0, le=1, description="Mean probability of the class that was chosen.", examples=[0.99]
     )
@@ -87,8 +91,14 @@ class VolumeAnswer(ModelCard):
     slices: list[SliceMetrics]
     tumour_pixels: int
     tumour_fraction: float = Field(ge=0, le=1)
+    tumour_ml: float | None
     slices_with_tumour: int
     slices_to_review: int
+    missing: list[str] = Field(
+        description="Sequences that are not there, in whose place FLAIR was used.",
+        examples=[["pre-contrast"]],
+    )
+    notes: list[str] = Field(description="How the files were read, where that is not plain.")
 
 
 class ProblemDetails(Answer):

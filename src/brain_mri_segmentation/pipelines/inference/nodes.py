@@ -46,6 +46,8 @@ def report_folder(outcomes: list[Outcome]) -> None:
         len(volumes),
         sum(outcome.done_before for outcome in outcomes),
     )
+    for volume in volumes[volumes["notes"] != ""].itertuples():
+        logger.info("%s: %s", volume.volume, volume.notes)
     problems = slices[slices["problem"] != ""]
     if len(problems):
         listed = "".join(f"\n  {row.slice}: {row.problem}" for row in problems[:20].itertuples())
