@@ -163,9 +163,6 @@ class TrainingParameters(Parameters):
     room for, drawn anew each epoch. ``null`` takes every slice once."""
     crop_size: int | None = Field(ge=32, multiple_of=32)
     """Training sees random crops of this many pixels; ``null`` trains on whole slices."""
-    low_resolution_fraction: float = Field(ge=0, lt=1)
-    """Share of the epochs, the first ones, that train at half the resolution (progressive
-    resizing): about four times as fast, and enough to learn what a tumour looks like."""
     initial_weights: str | None
     """Checkpoint or exported model of the same architecture to start from, such as to go on with
     the shipped model on other data; ``null`` starts from random (or the hub's) weights."""
@@ -208,10 +205,6 @@ class TrainingParameters(Parameters):
                 "--params training.lr=..."
             )
         return self.lr[model]
-
-    def at_low_resolution(self, epoch: int) -> bool:
-        """Say whether an epoch, counted from 0, trains at half the resolution."""
-        return epoch < self.low_resolution_fraction * self.epochs
 
 
 class EvaluationParameters(Parameters):

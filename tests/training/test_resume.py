@@ -63,7 +63,6 @@ def train(
         "ema_decay": 0.5,
         "precision": "32",
         "accelerator": "cpu",
-        "low_resolution_fraction": 0.3 if model == "unet" else 0,
     }
     options = {"unet": {"channels": [4, 8]}, "segformer": {"pretrained": pretrained}}
     recipe = TrainingConfig(

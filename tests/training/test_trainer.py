@@ -14,7 +14,7 @@ from brain_mri_segmentation.inference.predictor import Predictor, load_model
 from brain_mri_segmentation.models import create_model
 from brain_mri_segmentation.parameters import AugmentationParameters
 from brain_mri_segmentation.training import Partition, TrainingConfig, fit_model
-from brain_mri_segmentation.training.callbacks import EpochReport, MovingAverage
+from brain_mri_segmentation.training.callbacks import MovingAverage
 from brain_mri_segmentation.training.module import SegmentationModule
 
 pytestmark = pytest.mark.slow
@@ -83,24 +83,6 @@ def test_without_validation_the_last_epoch_is_returned(parameters, partitions, t
         for volume in patient_volumes(images)
     ]
     assert dice(np.concatenate(counts).sum(axis=0)) > 0.5
-
-
-@pytest.mark.parametrize(
-    ("seconds", "left"),
-    [
-        ([10], 10 + 2 * 20),  # one more at half the resolution, and two that take twice as long
-        ([10, 12], 2 * 22),
-        ([10, 12, 50], 50),  # now it is known how long these take
-        ([10, 12, 50, 50], 0),
-    ],
-)
-def test_the_time_left_rests_on_epochs_of_the_same_kind(parameters, seconds, left):
-    settings = parameters.training.model_copy(update={"epochs": 4, "low_resolution_fraction": 0.5})
-    report = EpochReport(settings, None)
-    report.load_state_dict(
-        {"rows": [{"epoch": 1 + n, "seconds": s} for n, s in enumerate(seconds)]}
-    )
-    assert report._seconds_left(len(seconds)) == left
 
 
 def test_the_returned_weights_are_those_that_were_validated(parameters, partitions, tmp_path):
@@ -206,26 +188,6 @@ def test_every_epoch_reaches_the_experiment_logger(parameters, partitions, tmp_p
     assert [step for step, _ in recorder.steps] == [1, 2, 3]
     wanted = {"train/loss", "val/loss", "val/dice", "val/iou", "val/pixel_accuracy"}
     assert wanted <= recorder.steps[0][1]
-
-
-@pytest.mark.parametrize(("share", "sizes"), [(0, [32, 32, 32]), (0.5, [16, 16, 32])])
-def test_the_first_epochs_may_train_at_half_the_resolution(
-    parameters, partitions, tmp_path, monkeypatch, share, sizes
-):
-    seen = []
-    step = SegmentationModule.training_step
-
-    def spy(self, batch, index):
-        assert self.network.training
-        if index == 0:
-            assert batch["mask"].shape == batch["image"][:, 0].shape
-            assert batch["mask"].any()
-            seen.append(batch["image"].shape[-1])
-        return step(self, batch, index)
-
-    monkeypatch.setattr(SegmentationModule, "training_step", spy)
-    fit_model(recipe(parameters, low_resolution_fraction=share), *partitions, tmp_path)
-    assert seen == sizes
 
 
 @pytest.mark.parametrize("share", [0, 1])

@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from datetime import timedelta
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -20,7 +21,6 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.parameters import TrainingParameters
 from brain_mri_segmentation.runtime.files import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -37,16 +37,14 @@ class EpochReport(Callback):
     """Reports each epoch to the log, to the history and to the experiment logger.
 
     Args:
-        settings: How many epochs there are, and how costly each is.
+        epochs: How many there are at most.
         experiment: Where the scores of each epoch go at once; None keeps them here alone.
         validates: Whether there is validation; without it, its scores are NaN and the last epoch is
             the best one.
     """
 
-    def __init__(
-        self, settings: TrainingParameters, experiment: Logger | None, validates: bool = True
-    ) -> None:
-        self._settings = settings
+    def __init__(self, epochs: int, experiment: Logger | None, validates: bool = True) -> None:
+        self._epochs = epochs
         self._experiment = experiment
         self._validates = validates
         self._rows: list[dict[str, float]] = []
@@ -107,31 +105,21 @@ class EpochReport(Callback):
                 f"val/loss {scores['val/loss']:.4f}, val/dice {scores['val/dice']:.4f} "
                 f"(best {self.best['val/dice']:.4f}, epoch {self.best['epoch']}), "
             )
+        left = self._epochs - epoch
         logger.info(
             "Epoch %d/%d: train/loss %.4f, %s%.0f s, about %s left",
             epoch,
-            trainer.max_epochs,
+            self._epochs,
             scores["train/loss"],
             validation,
             scores["seconds"],
-            _duration(self._seconds_left(epoch)),
+            timedelta(seconds=round(left * mean(row["seconds"] for row in self._rows))),
         )
 
     def _send(self, row: dict[str, float]) -> None:
         if self._experiment is not None:
             scores = {n: value for n, value in row.items() if n != "epoch" and value == value}
             self._experiment.log_metrics(scores, step=int(row["epoch"]))
-
-    def _seconds_left(self, done: int) -> float:
-        """Estimate from the epochs so far; those at half the resolution come first."""
-        epochs = self._settings.epochs
-        coarse = sum(self._settings.at_low_resolution(epoch) for epoch in range(epochs))
-        seconds = [row["seconds"] for row in self._rows]
-        short = mean(seconds[:coarse] or [0])
-        # Steps of a whole epoch take four times as long, its validation does not: about twice.
-        long = mean(seconds[coarse:] or [2 * short])
-        short_left = max(0, coarse - done)
-        return short_left * short + (epochs - done - short_left) * long
 
 
 class MovingAverage(WeightAveraging):
@@ -239,9 +227,3 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> None:
         """Write beside the path, flush, then rename."""
         write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

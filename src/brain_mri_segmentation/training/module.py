@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
-from torch.nn import functional as F
 
 from brain_mri_segmentation.evaluation.metrics import confusion_counts, dice, iou, pixel_accuracy
 from brain_mri_segmentation.imaging.intensity import normalise
@@ -78,8 +77,6 @@ class SegmentationModule(lightning.LightningModule):
             batch["own_statistics"],
             Draws(seed, self._processes),
         )
-        if self._settings.at_low_resolution(self.current_epoch):
-            image, mask = _halve(image, mask)
         return batch | {"image": image, "mask": mask}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -180,9 +177,3 @@ class SegmentationModule(lightning.LightningModule):
             for (new, decays), parameters in groups.items()
             if parameters
         ]
-
-
-def _halve(image: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Halve height and width: (N, C, S, S) by averages, (N, S, S) by majority."""
-    share = F.avg_pool2d(mask[:, None].float(), 2)[:, 0]
-    return F.avg_pool2d(image, 2), (share >= 0.5).long()

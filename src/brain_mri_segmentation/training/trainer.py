@@ -151,7 +151,7 @@ def fit_model(
         processes,
         teacher,
     )
-    report = EpochReport(settings, experiment, validates=val is not None)
+    report = EpochReport(settings.epochs, experiment, validates=val is not None)
     last = LastCheckpoint(workspace, report, {"identity": identity, "model_config": network.config})
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
         # EpochReport says what a user wants to know.
