@@ -266,8 +266,7 @@ class PublishingParameters(Parameters):
     onnx: bool
     """Whether ``model.onnx`` is exported."""
     pictures: bool
-    """Whether the card shows slices of patients (failure cases); the licence of the data must
-    permit it."""
+    """Whether the card shows slices of patients; the licence of the data must permit it."""
     data: DataParameters
 
     @model_validator(mode="after")

@@ -141,13 +141,6 @@ def test_bootstrap_repeats_with_its_seed():
     assert first == metrics.bootstrap_intervals(SCORES, samples=100, seed=3)
 
 
-def test_a_patients_interval_is_drawn_over_its_slices():
-    intervals = metrics.patient_dice_intervals(SCORES, samples=500, seed=0)
-    assert intervals.loc["A", "lower"] == 0  # A_2 twice
-    assert intervals.loc["A", "upper"] == pytest.approx(16 / 20)  # A_1 twice
-    assert intervals.loc["B"].tolist() == [1, 1]
-
-
 def test_summary_as_text_names_model_split_and_interval():
     alone = SCORES.assign(false_positive=SCORES["false_positive"] + 2)
     report = metrics.report("unet", "val", SCORES, alone, samples=100, seed=0)

@@ -1,9 +1,7 @@
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
-from brain_mri_segmentation.evaluation import plots
 from brain_mri_segmentation.evaluation.robustness import AS_IT_IS, CONDITIONS, score_conditions
 from brain_mri_segmentation.inference.predictor import Predictor
 from brain_mri_segmentation.models import Checkpoint, create_model
@@ -70,23 +68,3 @@ def test_a_model_is_scored_under_every_condition(parameters):
     assert table.loc["contrast 0.7", "dice"] == 1  # normalised away
     assert 0.85 < table.loc["128 x 128 pixels", "dice"] < 1  # borders alone
     assert (table["lost"] == 1 - table["dice"]).all()
-
-
-def test_the_plot_names_the_worst_condition():
-    table = pd.DataFrame({"condition": ["as it is", "fog"], "dice": [0.8, 0.5], "lost": [0.0, 0.3]})
-    title = plots.robustness(table).axes[0].get_title()
-    assert title == "Most is lost under: fog (-0.300 mean Dice)"
-
-
-def test_the_plot_can_be_drawn_where_no_slice_holds_tumour():
-    nothing = [np.nan, np.nan]
-    table = pd.DataFrame({"condition": ["as it is", "fog"], "dice": nothing, "lost": nothing})
-    axes = plots.robustness(table).axes[0]
-    assert "undefined" in axes.get_title()
-    assert [text.get_text() for text in axes.texts] == ["undefined", "undefined"]
-
-
-def test_the_plot_says_when_nothing_is_lost():
-    table = pd.DataFrame({"condition": ["as it is", "blur"], "dice": [0.7, 0.8], "lost": [0, -0.1]})
-    title = plots.robustness(table).axes[0].get_title()
-    assert title == "Nothing is lost under any condition"

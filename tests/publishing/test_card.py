@@ -65,7 +65,7 @@ def render(make_checkpoint, slice_scores, parameters):
         comparison = compare(
             Scores(report, patients), Scores(report | {"model": "unet"}, worse), 0.95, 100, 0
         )
-        pictures = {"patients": "pictures/patients.png"} if pictures is None else pictures
+        pictures = ["pictures/patient_dice.png"] if pictures is None else pictures
         publishing = parameters.publishing.model_copy(update=settings)
         return checkpoint, render_card(
             checkpoint,
@@ -74,8 +74,8 @@ def render(make_checkpoint, slice_scores, parameters):
             score_sites(slice_scores),
             comparison,
             approval,
-            publishing,
             pictures,
+            publishing,
         )
 
     return render
@@ -158,10 +158,10 @@ def test_a_local_folder_is_not_taken_for_a_model_of_the_hub(render, tmp_path, mo
 
 
 def test_pictures_of_slices_stand_beside_their_terms(render):
-    pictures = {"patients": "p.png", "comparison": "c.png", "failures": "pictures/failures.png"}
-    card = render(pictures=pictures)[1]
-    assert "(pictures/failures.png)\n\nThe slices are of the data below and under its terms" in card
-    assert "Pictures of failures are left out" in render()[1]
+    names = ("patient_dice", "comparison", "slice_gallery")
+    card = render(pictures=[f"pictures/{name}.png" for name in names])[1]
+    assert "(pictures/slice_gallery.png)\n\nThe slices are of the data below" in card
+    assert "Pictures of slices are left out" in render()[1]
 
 
 def test_phantoms_are_not_taken_for_patients(make_checkpoint, render, slice_scores, monkeypatch):

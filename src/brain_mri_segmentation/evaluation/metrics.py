@@ -165,27 +165,6 @@ def bootstrap_intervals(
     }
 
 
-def patient_dice_intervals(slice_scores: pd.DataFrame, samples: int, seed: int) -> pd.DataFrame:
-    """Return the 95 % bootstrap interval of each patient's Dice over its own slices.
-
-    Args:
-        slice_scores: One row a slice, with ``patient`` and the columns of ``COUNTS``.
-        samples: Resamples of the slices of each patient.
-        seed: The same seed gives the same intervals.
-
-    Returns:
-        Indexed by patient, columns ``lower`` and ``upper``: how far the patient's Dice rests on a
-        few slices.
-    """
-    random = np.random.default_rng(seed)
-    rows = {}
-    for patient, group in slice_scores.groupby("patient", sort=True):
-        counts = group[COUNTS].to_numpy()
-        drawn = random.integers(len(counts), size=(samples, len(counts)))
-        rows[patient] = _percentiles(dice(counts[drawn].sum(axis=1)))
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["lower", "upper"])
-
-
 def report(
     model: str,
     split: str,

@@ -3,13 +3,12 @@
 Colours are of Okabe and Ito's palette, which colour-blind readers can tell apart.
 """
 
-import io
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from brain_mri_segmentation.cohort.index import SPLITS
+from brain_mri_segmentation.cohort.index import Slices
 from brain_mri_segmentation.evaluation.metrics import Report
 from brain_mri_segmentation.imaging.intensity import FLAIR
 from brain_mri_segmentation.imaging.naming import site_of
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-BLUE, GREEN, GREY = "#0072B2", "#009E73", "#7F7F7F"
+BLUE, GREY = "#0072B2", "#7F7F7F"
 
 
 def cohort_overview(cohort: pd.DataFrame) -> "Figure":
@@ -62,88 +61,20 @@ def cohort_overview(cohort: pd.DataFrame) -> "Figure":
     return figure
 
 
-def split_balance(cohort: pd.DataFrame, patient_split: pd.DataFrame) -> "Figure":
-    """Draw how alike the partitions are: share of tumour slices, and tumour of each patient.
-
-    Args:
-        cohort: Columns patient, slice, tumour_pixels.
-        patient_split: Columns patient, split.
-    """
-    merged = cohort.merge(patient_split, on="patient")
-    names = [name for name in SPLITS if (merged["split"] == name).any()]
-    figure = _figure(9, 4.2)
-    shares, volumes = figure.subplots(1, 2)
-    holding, labels = [], []
-    jitter = np.random.default_rng(0)
-    for at, name in enumerate(names):
-        part = merged[merged["split"] == name]
-        holding.append(100 * (part["tumour_pixels"] > 0).mean())
-        patients = part.groupby("patient")["tumour_pixels"].sum()
-        labels.append(f"{name}\n{len(patients)} patients\n{len(part):,} slices")
-        x = at + jitter.uniform(-0.15, 0.15, len(patients))
-        volumes.scatter(
-            x, patients.clip(lower=1), s=16, color=BLUE, alpha=0.6, linewidths=0, zorder=3
-        )
-        median = max(1, patients.median())
-        volumes.hlines(median, at - 0.3, at + 0.3, color=ORANGE, linewidth=3)
-    bars = shares.bar(range(len(names)), holding, color=BLUE, width=0.6)
-    shares.bar_label(bars, fmt="%.0f %%")
-    shares.set(ylim=(0, 100), ylabel="Slices that hold tumour, %")
-    volumes.set(yscale="log", ylabel="Tumour pixels of a patient; line: median")
-    _plain_ticks(volumes.yaxis)
-    volumes.set_xlim(-0.5, len(names) - 0.5)
-    for axes in (shares, volumes):
-        axes.set_xticks(range(len(names)), labels)
-        axes.grid(axis="y", alpha=0.3)
-        axes.set_axisbelow(True)
-    low, high = (f"{value:.0f} %" for value in (min(holding), max(holding)))
-    between = low if low == high else f"Between {low} and {high}"
-    figure.suptitle(f"{between} of each partition's slices hold tumour")
-    return figure
-
-
-def training_curves(history: pd.DataFrame) -> "Figure":
-    """Draw losses and validation scores of each epoch.
-
-    Args:
-        history: Columns epoch, train/loss, val/loss, val/dice, val/iou.
-    """
-    figure = _figure(10, 4)
-    losses, scores = figure.subplots(1, 2)
-    best = history.loc[history["val/dice"].idxmax()]
-    epochs = history["epoch"]
-    losses.plot(epochs, history["train/loss"], color=BLUE, marker="o", ms=3, label="training")
-    losses.plot(epochs, history["val/loss"], color=ORANGE, marker="s", ms=3, label="validation")
-    losses.set(xlabel="Epoch", ylabel="Loss (Dice and cross-entropy)")
-    scores.plot(epochs, history["val/dice"], color=BLUE, marker="o", ms=3, label="Dice")
-    scores.plot(epochs, history["val/iou"], color=GREEN, marker="s", ms=3, label="IoU")
-    scores.axvline(best["epoch"], color=GREY, linestyle="--", linewidth=1)
-    scores.set(xlabel="Epoch", ylabel="Validation, mean over patients", ylim=(0, 1))
-    for axes in (losses, scores):
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
-    figure.suptitle(f"Validation Dice is best at epoch {best['epoch']:.0f}: {best['val/dice']:.3f}")
-    return figure
-
-
-def patient_dice(patient_scores: pd.DataFrame, intervals: pd.DataFrame, report: Report) -> "Figure":
-    """Draw each patient's Dice, worst first, with its interval and the mean of all.
+def patient_dice(patient_scores: pd.DataFrame, report: Report) -> "Figure":
+    """Draw each patient's Dice, worst first, and the mean of all with its interval.
 
     Args:
         patient_scores: Columns patient, slices, dice.
-        intervals: Indexed by patient, columns lower and upper.
         report: Gives model, split, dice and its interval.
     """
-    table = patient_scores.set_index("patient").join(intervals).sort_values("dice")
+    table = patient_scores.sort_values("dice")
     figure = _figure(9, 1.6 + 0.3 * len(table))
     axes = figure.subplots()
     place = np.arange(len(table))
-    score = table["dice"].fillna(0)
-    reach = [(score - table["lower"]).clip(lower=0), (table["upper"] - score).clip(lower=0)]
-    axes.barh(place, score, color=BLUE, xerr=reach, error_kw={"ecolor": "black", "capsize": 2})
+    axes.barh(place, table["dice"].fillna(0), color=BLUE)
     labels = [
-        f"{row.Index} ({row.slices})" + (" no tumour" if np.isnan(row.dice) else "")
+        f"{row.patient} ({row.slices})" + (" no tumour" if np.isnan(row.dice) else "")
         for row in table.itertuples()
     ]
     axes.set_yticks(place, labels, fontsize=8)
@@ -156,7 +87,7 @@ def patient_dice(patient_scores: pd.DataFrame, intervals: pd.DataFrame, report: 
         axes.axvspan(*ends, color=ORANGE, alpha=0.2, label=interval)
         title += f": mean Dice {mean:.3f} over {table['dice'].count()} patients"
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    axes.set(xlim=(0, 1), xlabel="Dice of all slices of a patient; whiskers: 95 %, over slices")
+    axes.set(xlim=(0, 1), xlabel="Dice of all slices of a patient")
     axes.set_title(title)
     return figure
 
@@ -227,33 +158,6 @@ def reliability_diagram(calibration: Report) -> "Figure":
     return figure
 
 
-def robustness(table: pd.DataFrame) -> "Figure":
-    """Draw mean Dice under each condition, in the order in which they were tried.
-
-    Args:
-        table: Columns condition, dice, lost, as of ``robustness.score_conditions``.
-    """
-    figure = _figure(8, 1.2 + 0.32 * len(table))
-    axes = figure.subplots()
-    place = np.arange(len(table))[::-1]
-    axes.barh(place, table["dice"].fillna(0), color=BLUE)
-    for at, dice, lost in zip(place, table["dice"], table["lost"], strict=True):
-        text = "undefined" if np.isnan(dice) else f"{dice:.3f} ({0 - lost:+.3f})"
-        axes.text(1.01, at, text, va="center", fontsize=8)
-    axes.axvline(table["dice"].iloc[0], color=ORANGE, linewidth=2)
-    axes.set_yticks(place, table["condition"], fontsize=9)
-    axes.set(xlim=(0, 1), xlabel="Dice, mean over patients")
-    if table["lost"].isna().all():
-        axes.set_title("Dice is undefined: there is no tumour to find")
-        return figure
-    worst = table.loc[table["lost"].idxmax()]
-    if worst["lost"] <= 0:
-        axes.set_title("Nothing is lost under any condition")
-        return figure
-    axes.set_title(f"Most is lost under: {worst['condition']} ({-worst['lost']:+.3f} mean Dice)")
-    return figure
-
-
 def model_comparison(comparison: Report) -> "Figure":
     """Draw the Dice of each patient under two models, the greatest loss first.
 
@@ -286,35 +190,8 @@ def model_comparison(comparison: Report) -> "Figure":
     return figure
 
 
-def choose_failures(slice_scores: pd.DataFrame, each: int = 3) -> dict[str, str]:
-    """Choose where a model fails worst: missed tumour, and tumour seen where there is none.
-
-    Args:
-        slice_scores: Columns slice, dice and the counts.
-        each: Slices of each kind.
-
-    Returns:
-        A title by slice name; fewer where there are not enough slices.
-    """
-    tumour = slice_scores["true_positive"] + slice_scores["false_negative"] > 0
-    alarms = slice_scores[~tumour & (slice_scores["false_positive"] > 0)]
-    chosen = {}
-    for row in slice_scores[tumour].nsmallest(each, "dice").itertuples():
-        chosen[row.slice] = f"lowest Dice: {row.dice:.2f}\n{row.slice}"
-    for row in alarms.nlargest(each, "false_positive").itertuples():
-        chosen[row.slice] = f"no tumour: {row.false_positive}\npixels too many\n{row.slice}"
-    return chosen
-
-
-def to_png(figure: "Figure") -> bytes:
-    """Return a plot as a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    return buffer.getvalue()
-
-
 def choose_slices(slice_scores: pd.DataFrame, each: int = 2) -> dict[str, str]:
-    """Choose the worst, the middle and the best slices with tumour by Dice.
+    """Choose the worst, the middle and the best slices with tumour, and the largest false alarms.
 
     Args:
         slice_scores: Columns slice, dice and the counts.
@@ -323,8 +200,8 @@ def choose_slices(slice_scores: pd.DataFrame, each: int = 2) -> dict[str, str]:
     Returns:
         A title by slice name, worst first; fewer where there are not enough slices.
     """
-    tumour = slice_scores[slice_scores["true_positive"] + slice_scores["false_negative"] > 0]
-    ranked = tumour.sort_values("dice", kind="stable").reset_index(drop=True)
+    tumour = slice_scores["true_positive"] + slice_scores["false_negative"] > 0
+    ranked = slice_scores[tumour].sort_values("dice", kind="stable").reset_index(drop=True)
     middle = max(0, len(ranked) // 2 - each // 2)
     chosen: dict[str, str] = {}
     for kind, rows in (
@@ -334,35 +211,43 @@ def choose_slices(slice_scores: pd.DataFrame, each: int = 2) -> dict[str, str]:
     ):
         for row in rows.itertuples():
             chosen.setdefault(row.slice, f"{kind}\nDice {row.dice:.2f}\n{row.slice}")
+    alarms = slice_scores[~tumour & (slice_scores["false_positive"] > 0)]
+    for row in alarms.nlargest(each, "false_positive").itertuples():
+        chosen[row.slice] = f"no tumour: {row.false_positive}\npixels too many\n{row.slice}"
     return chosen
 
 
 def slice_gallery(
-    rows: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]],
-    title: str = "Worst, median and best slices with tumour",
+    slice_scores: pd.DataFrame, images: Slices, masks: Slices, predictions: Slices
 ) -> "Figure":
-    """Draw slices one below the other: FLAIR, truth, prediction, and both outlined on the image.
+    """Draw chosen slices: FLAIR, truth, prediction, and both outlined on the image.
 
     Args:
-        rows: Title, image (H, W, 3) uint8, true mask and predicted mask (H, W), of each slice.
-        title: Of the whole plot.
+        slice_scores: Columns slice, dice and the counts; ``choose_slices`` chooses by them.
+        images: Readers of (H, W, 3) uint8 by slice name.
+        masks: Readers of the true masks (H, W).
+        predictions: Readers of the predicted masks (H, W).
     """
-    figure = _figure(10, 2.4 * max(1, len(rows)) + 0.6)
-    grid = figure.subplots(max(1, len(rows)), 4, squeeze=False)
+    chosen = choose_slices(slice_scores)
+    figure = _figure(10, 2.4 * max(1, len(chosen)) + 0.6)
+    grid = figure.subplots(max(1, len(chosen)), 4, squeeze=False)
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[])
     headings = ("FLAIR", "truth", "prediction", "truth (blue), prediction (orange)")
     for axes, heading in zip(grid[0], headings, strict=True):
         axes.set_title(heading, fontsize=10)
-    for line, (name, image, truth, prediction) in zip(grid, rows, strict=False):
-        flair = image[..., FLAIR]
+    for line, (name, title) in zip(grid, chosen.items(), strict=False):
+        flair, truth, prediction = images[name]()[..., FLAIR], masks[name](), predictions[name]()
         for axes, picture in zip(line, (flair, truth > 0, prediction > 0, flair), strict=True):
             axes.imshow(picture, cmap="gray", interpolation="nearest")
         for mask, colour in ((truth, BLUE), (prediction, ORANGE)):
             if (mask > 0).any():
                 line[3].contour(mask > 0, levels=[0.5], colors=[colour], linewidths=1.2)
-        line[0].set_ylabel(name, fontsize=8)
-    figure.suptitle(f"{title} (research use only)", fontsize=11)
+        line[0].set_ylabel(title, fontsize=8)
+    figure.suptitle(
+        "Worst, median and best slices with tumour, and false alarms (research use only)",
+        fontsize=11,
+    )
     return figure
 
 

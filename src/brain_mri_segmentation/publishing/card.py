@@ -1,8 +1,7 @@
 """The model card: every number on it is taken from what training and evaluation measured."""
 
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -16,24 +15,6 @@ from brain_mri_segmentation.publishing.gate import Approval, Comparison
 
 _TEMPLATE = Path(__file__).parent / "model_card.md.j2"
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-# How to use the network without this project: what is done before it and after it.
-_PREPARE = """
-resized = [Image.fromarray(s).resize(({size}, {size}), Image.Resampling.BILINEAR) for s in slices]
-pixels = np.stack([np.asarray(image) for image in resized]).transpose(0, 3, 1, 2)
-low, high = np.percentile(
-    pixels, [{lower:g}, {upper:g}], axis=(0, 2, 3), method="inverted_cdf", keepdims=True
-)
-pixels = np.clip(pixels, low, high).astype(np.float64)
-mean, std = (f(pixels, axis=(0, 2, 3), keepdims=True) for f in (np.mean, np.std))
-pixels = ((pixels - mean) / np.where(std > 0, std, 1)).astype(np.float32)
-"""
-_ADD_NEIGHBOURS = """\
-places = np.arange(len(pixels))[:, None] + np.arange(-{context}, {context} + 1)
-pixels = pixels[places.clip(0, len(pixels) - 1)].reshape(len(pixels), -1, {size}, {size})
-"""
-_DECIDE = """\
-probability = 1 / (1 + np.exp((logits[:, 0] - logits[:, 1]) / {temperature}))
-masks = probability >= {threshold}  # (N, {size}, {size}) bool"""
 
 
 def render_card(
@@ -43,8 +24,8 @@ def render_card(
     site_scores: pd.DataFrame,
     comparison: Comparison,
     approval: Approval,
-    settings: PublishingParameters,
-    pictures: Mapping[str, str],
+    card_pictures: Collection[str],
+    parameters: PublishingParameters,
 ) -> str:
     """Render the card, with the metadata that the Hugging Face hub reads.
 
@@ -55,27 +36,27 @@ def render_card(
         site_scores: One row a site, as ``metrics.score_sites`` gave it.
         comparison: What ``compare`` gave.
         approval: What ``approve`` gave.
-        settings: Licence, data and destination.
-        pictures: Path of each picture in the exported folder: ``patients``, ``comparison`` unless
-            the model is the baseline, and ``failures`` where slices may be shown.
+        card_pictures: Paths of pictures in the exported folder: ``patient_dice.png``,
+            ``comparison.png`` unless the model is the baseline, and ``slice_gallery.png`` where
+            slices may be shown.
+        parameters: Licence, data and destination.
 
     Returns:
         Markdown, the contents of ``README.md``.
     """
     rules = PreprocessingParameters.model_validate(checkpoint.preprocessing)
     scores = patient_scores.dropna(subset=["dice"]).sort_values("dice")
-    source = settings.repo_id if settings.destination == "hub" else "path/of/this/folder"
+    on_hub = parameters.destination == "hub"
     card = ModelCard.from_template(
-        _metadata(checkpoint, report, settings),
+        _metadata(checkpoint, report, parameters),
         template_path=str(_TEMPLATE),
         report=report,
-        parameters=f"{sum(w.numel() for w in checkpoint.weights.values()) / 1e6:.1f}",
-        size=rules.image_size,
+        millions=sum(w.numel() for w in checkpoint.weights.values()) / 1e6,
         rules=rules,
         phantoms=patient_scores["patient"].str.startswith("PHANTOM").any(),
         approval=approval,
         comparison=comparison,
-        pictures=pictures,
+        pictures={Path(place).stem: place for place in card_pictures},
         modes=[report, *([report["single_slices"]] if "single_slices" in report else [])],
         summary=SUMMARY,
         format_metric=format_metric,
@@ -89,22 +70,11 @@ def render_card(
         ],
         metadata=checkpoint.metadata,
         base_model=_base_model(checkpoint),
-        data=settings.data,
-        license=settings.license,
+        settings=parameters,
         library=checkpoint.library,
-        source=source,
-        repo_id=settings.repo_id if settings.destination == "hub" else None,
-        onnx=_onnx_place(source, settings) if settings.onnx else None,
-        number=_number,
-        prepare=(_PREPARE + (_ADD_NEIGHBOURS if rules.context else "")).format(
-            size=rules.image_size,
-            lower=rules.lower_percentile,
-            upper=rules.upper_percentile,
-            context=rules.context,
-        ),
-        decide=_DECIDE.format(
-            temperature=rules.temperature, threshold=rules.threshold, size=rules.image_size
-        ),
+        source=parameters.repo_id if on_hub else "path/of/this/folder",
+        on_hub=on_hub,
+        onnx_file=ONNX_FILE,
     )
     return f"{card}\n"
 
@@ -152,13 +122,3 @@ def _base_model(checkpoint: Checkpoint) -> str | None:
     if not isinstance(start, str):  # true: weights of a package, which is no model of a hub
         return None
     return start if _HUB_NAME.fullmatch(start) and not Path(start).exists() else None
-
-
-def _number(value: float | None) -> str:
-    return "undefined" if value is None or math.isnan(value) else f"{value:.3f}"
-
-
-def _onnx_place(source: str | None, settings: PublishingParameters) -> str:
-    if settings.destination == "hub":
-        return f'hf_hub_download("{source}", "{ONNX_FILE}")'
-    return f'"{source}/{ONNX_FILE}"'

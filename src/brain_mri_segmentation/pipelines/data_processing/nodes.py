@@ -1,7 +1,6 @@
 """From raw TIF files to split folders."""
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from brain_mri_segmentation.cohort import statistics
 from brain_mri_segmentation.cohort.index import (
@@ -15,12 +14,10 @@ from brain_mri_segmentation.cohort.index import (
 )
 from brain_mri_segmentation.cohort.split import (
     check_leakage,
-    fingerprint_split,
     slices_of_split,
     split_by_manifest,
     split_by_seed,
 )
-from brain_mri_segmentation.evaluation import plots
 from brain_mri_segmentation.parameters import (
     CohortParameters,
     PreprocessingParameters,
@@ -64,21 +61,6 @@ def split_patients(
     table = pd.DataFrame(sorted(split.items()), columns=["patient", "split"])
     check_leakage(cohort, table)
     return table
-
-
-def fingerprint_data(cohort: pd.DataFrame, patient_split: pd.DataFrame) -> dict[str, object]:
-    """Describe data and split, so that results on different ones are never compared."""
-    return fingerprint_split(cohort, patient_split)
-
-
-def draw_cohort_overview(cohort: pd.DataFrame) -> Figure:
-    """Draw slices and tumour of each patient, site by site."""
-    return plots.cohort_overview(cohort)
-
-
-def draw_split_balance(cohort: pd.DataFrame, patient_split: pd.DataFrame) -> Figure:
-    """Draw how alike the partitions are."""
-    return plots.split_balance(cohort, patient_split)
 
 
 def write_split_folders(

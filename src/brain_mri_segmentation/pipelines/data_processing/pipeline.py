@@ -1,10 +1,9 @@
 from kedro.pipeline import Node, Pipeline
 
+from brain_mri_segmentation.cohort.split import fingerprint_split
+from brain_mri_segmentation.evaluation import plots
 from brain_mri_segmentation.pipelines import SPLIT_FOLDERS
 from brain_mri_segmentation.pipelines.data_processing.nodes import (
-    draw_cohort_overview,
-    draw_split_balance,
-    fingerprint_data,
     index_cohort,
     measure_slices,
     split_patients,
@@ -39,22 +38,16 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 name="split_patients",
             ),
             Node(
-                fingerprint_data,
+                fingerprint_split,
                 inputs=["cohort", "patient_split"],
                 outputs="data_fingerprint",
-                name="fingerprint_data",
+                name="fingerprint_split",
             ),
             Node(
-                draw_cohort_overview,
+                plots.cohort_overview,
                 inputs="cohort",
                 outputs="cohort_overview",
-                name="draw_cohort_overview",
-            ),
-            Node(
-                draw_split_balance,
-                inputs=["cohort", "patient_split"],
-                outputs="split_balance",
-                name="draw_split_balance",
+                name="cohort_overview",
             ),
             Node(
                 write_split_folders,

@@ -1,15 +1,14 @@
-"""From a checkpoint and one partition to scores and figures."""
+"""From a checkpoint and one partition to scores."""
 
 import logging
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from brain_mri_segmentation.cohort.index import Slices, patient_volumes
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.evaluation import metrics, plots
+from brain_mri_segmentation.evaluation import metrics
 from brain_mri_segmentation.evaluation.scoring import score_model
 from brain_mri_segmentation.imaging.naming import patient_of
 from brain_mri_segmentation.inference.predictor import (
@@ -70,12 +69,16 @@ def score_predictions(
 
 
 def score_single_slices(
-    checkpoint: Checkpoint, images: Slices, masks: Slices, parameters: EvaluationParameters
+    checkpoint: Checkpoint,
+    images: Slices,
+    masks: Slices,
+    parameters: EvaluationParameters,
+    training: TrainingParameters,
 ) -> pd.DataFrame:
     """Score each slice as if it were all that there is; an empty table if that is not wanted."""
     if not parameters.single_slices:
         return pd.DataFrame({"patient": [], "slice": []})
-    predictor = Predictor(checkpoint, best_device())
+    predictor = Predictor(checkpoint, best_device(training.accelerator))
     return score_model(predictor, images, masks, parameters.batch_size, single_slices=True)
 
 
@@ -99,33 +102,3 @@ def summarise_scores(
     }
     logger.info("%s", metrics.format_summary(report))
     return report, metrics.tracked(report, split)
-
-
-def draw_patient_dice(
-    patient_scores: pd.DataFrame,
-    slice_scores: pd.DataFrame,
-    report: metrics.Report,
-    parameters: EvaluationParameters,
-    seed: int,
-) -> Figure:
-    """Draw each patient's Dice with its interval."""
-    intervals = metrics.patient_dice_intervals(slice_scores, parameters.bootstrap_samples, seed)
-    return plots.patient_dice(patient_scores, intervals, report)
-
-
-def draw_dice_by_tumour_size(slice_scores: pd.DataFrame) -> Figure:
-    """Draw Dice against the size of the tumour."""
-    return plots.dice_by_tumour_size(slice_scores)
-
-
-def draw_slice_gallery(
-    slice_scores: pd.DataFrame, images: Slices, masks: Slices, predictions: Slices
-) -> Figure:
-    """Draw the best, median and worst slices with tumour."""
-    chosen = plots.choose_slices(slice_scores)
-    return plots.slice_gallery(
-        [
-            (title, images[name](), masks[name](), predictions[name]())
-            for name, title in chosen.items()
-        ]
-    )

@@ -1,10 +1,8 @@
 from kedro.pipeline import Node, Pipeline
 
+from brain_mri_segmentation.evaluation import plots
 from brain_mri_segmentation.pipelines import SPLIT_FOLDERS
 from brain_mri_segmentation.pipelines.evaluation.nodes import (
-    draw_dice_by_tumour_size,
-    draw_patient_dice,
-    draw_slice_gallery,
     score_predictions,
     score_single_slices,
     segment_split,
@@ -14,7 +12,7 @@ from brain_mri_segmentation.pipelines.evaluation.nodes import (
 
 
 def create_pipeline(**kwargs: object) -> Pipeline:
-    """Checkpoint and split folders -> predicted masks -> scores -> metrics and figures."""
+    """Checkpoint and split folders -> predicted masks -> scores -> metrics and plots."""
     return Pipeline(
         [
             Node(
@@ -47,6 +45,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                     "images": "evaluation_images",
                     "masks": "evaluation_masks",
                     "parameters": "params:evaluation",
+                    "training": "params:training",
                 },
                 outputs="single_slice_scores",
                 name="score_single_slices",
@@ -65,25 +64,19 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 name="summarise_scores",
             ),
             Node(
-                draw_patient_dice,
-                inputs={
-                    "patient_scores": "patient_scores",
-                    "slice_scores": "slice_scores",
-                    "report": "metrics",
-                    "parameters": "params:evaluation",
-                    "seed": "params:seed",
-                },
+                plots.patient_dice,
+                inputs=["patient_scores", "metrics"],
                 outputs="patient_dice",
-                name="draw_patient_dice",
+                name="patient_dice",
             ),
             Node(
-                draw_dice_by_tumour_size,
+                plots.dice_by_tumour_size,
                 inputs="slice_scores",
                 outputs="dice_by_tumour_size",
-                name="draw_dice_by_tumour_size",
+                name="dice_by_tumour_size",
             ),
             Node(
-                draw_slice_gallery,
+                plots.slice_gallery,
                 inputs={
                     "slice_scores": "slice_scores",
                     "images": "evaluation_images",
@@ -91,7 +84,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                     "predictions": "predictions",
                 },
                 outputs="slice_gallery",
-                name="draw_slice_gallery",
+                name="slice_gallery",
             ),
         ]
     )

@@ -1,6 +1,12 @@
 from kedro.pipeline import Node, Pipeline
 
-from brain_mri_segmentation.pipelines import FOLDS, SPLIT_FOLDERS, in_namespace, training
+from brain_mri_segmentation.pipelines import (
+    FOLDS,
+    SPLIT_FOLDERS,
+    evaluation,
+    in_namespace,
+    training,
+)
 from brain_mri_segmentation.pipelines.final.nodes import adopt_results, join_partitions
 
 _SCORES = ["slice_scores", "patient_scores", "site_scores"]
@@ -29,4 +35,10 @@ def create_pipeline(**kwargs: object) -> Pipeline:
         outputs=["checkpoint", "metrics", *_SCORES, "predictions"],
         name="adopt_results",
     )
-    return Pipeline([join, train, adopt])
+    plots = evaluation.create_pipeline()
+    gallery = Pipeline(
+        plots.only_nodes("slice_gallery"),
+        inputs={f"evaluation_{kind}": f"final.train_{kind}" for kind in ("images", "masks")},
+    )
+    draw = plots.only_nodes("patient_dice", "dice_by_tumour_size")
+    return Pipeline([join, train, adopt, draw, gallery])

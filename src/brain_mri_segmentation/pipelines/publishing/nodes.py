@@ -9,14 +9,9 @@ from huggingface_hub import HfApi
 from matplotlib.figure import Figure
 
 from brain_mri_segmentation import publishing
-from brain_mri_segmentation.cohort.index import SPLITS, Slices
 from brain_mri_segmentation.datasets import Release
 from brain_mri_segmentation.evaluation import plots
-from brain_mri_segmentation.evaluation.metrics import (
-    OUT_OF_FOLD,
-    Report,
-    patient_dice_intervals,
-)
+from brain_mri_segmentation.evaluation.metrics import Report
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import EvaluationParameters, PublishingParameters
 from brain_mri_segmentation.publishing import Approval, Comparison, Scores
@@ -59,59 +54,18 @@ def check_gate(
     return approval
 
 
-def draw_card_pictures(
-    comparison: Comparison,
+def choose_card_pictures(
+    report_pictures: Mapping[str, Callable[[], bytes]],
     approval: Approval,
-    report: Report,
-    patient_scores: pd.DataFrame,
-    slice_scores: pd.DataFrame,
-    predictions: Slices,
     parameters: PublishingParameters,
-    evaluation: EvaluationParameters,
-    seed: int,
-    **folders: Slices,
 ) -> dict[str, bytes]:
-    """Draw what the model card shows, by name in the exported folder."""
-    intervals = patient_dice_intervals(slice_scores, evaluation.bootstrap_samples, seed)
-    drawn = {"patients": plots.patient_dice(patient_scores, intervals, report)}
+    """Take what the model card shows from the plots of the reports, by name in the folder."""
+    names = ["patient_dice"]
     if approval.status != "baseline":
-        drawn["comparison"] = plots.model_comparison(comparison)
+        names.append("comparison")
     if parameters.pictures:
-        splits = SPLITS if report["split"] == OUT_OF_FOLD else (report["split"],)
-        images, masks = (
-            {name: read for split in splits for name, read in folders[f"{split}_{kind}"].items()}
-            for kind in ("images", "masks")
-        )
-        rows = [
-            (title, images[name](), masks[name](), predictions[name]())
-            for name, title in plots.choose_failures(slice_scores).items()
-        ]
-        drawn["failures"] = plots.slice_gallery(rows, "Where the model fails worst")
-    return {f"pictures/{name}.png": plots.to_png(figure) for name, figure in drawn.items()}
-
-
-def render_model_card(
-    checkpoint: Checkpoint,
-    report: Report,
-    patient_scores: pd.DataFrame,
-    site_scores: pd.DataFrame,
-    comparison: Comparison,
-    approval: Approval,
-    card_pictures: dict[str, bytes],
-    parameters: PublishingParameters,
-) -> str:
-    """Render the model card from what was measured."""
-    pictures = {Path(name).stem: name for name in card_pictures}
-    return publishing.render_card(
-        checkpoint,
-        report,
-        patient_scores,
-        site_scores,
-        comparison,
-        approval,
-        parameters,
-        pictures,
-    )
+        names.append("slice_gallery")
+    return {f"pictures/{name}.png": report_pictures[name]() for name in names}
 
 
 def export_model(

@@ -1,14 +1,13 @@
 from kedro.pipeline import Node, Pipeline
 
-from brain_mri_segmentation.pipelines import SPLIT_FOLDERS
+from brain_mri_segmentation import publishing
 from brain_mri_segmentation.pipelines.publishing.nodes import (
     check_gate,
+    choose_card_pictures,
     compare_models,
-    draw_card_pictures,
     export_model,
     push_to_hub,
     register_model,
-    render_model_card,
 )
 
 
@@ -42,19 +41,17 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 name="check_gate",
             ),
             Node(
-                draw_card_pictures,
-                inputs=_inputs("comparison", "approval", "report", "patient_scores")
-                | _inputs("slice_scores", "predictions", "parameters", "evaluation", "seed")
-                | SPLIT_FOLDERS,
+                choose_card_pictures,
+                inputs=_inputs("report_pictures", "approval", "parameters"),
                 outputs="card_pictures",
-                name="draw_card_pictures",
+                name="choose_card_pictures",
             ),
             Node(
-                render_model_card,
+                publishing.render_card,
                 inputs=_inputs("checkpoint", "report", "patient_scores", "site_scores")
                 | _inputs("comparison", "approval", "card_pictures", "parameters"),
                 outputs="model_card",
-                name="render_model_card",
+                name="render_card",
             ),
             Node(
                 export_model,

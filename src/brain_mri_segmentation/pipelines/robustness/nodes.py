@@ -1,10 +1,8 @@
 """From a checkpoint and one partition to scores under worse conditions."""
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from brain_mri_segmentation.cohort.index import Slices
-from brain_mri_segmentation.evaluation import plots
 from brain_mri_segmentation.evaluation.robustness import score_conditions
 from brain_mri_segmentation.inference.predictor import Predictor, best_device, check_unseen
 from brain_mri_segmentation.models import Checkpoint
@@ -23,8 +21,3 @@ def score_robustness(
     check_unseen(checkpoint, list(images), parameters.split)
     predictor = Predictor(checkpoint, best_device(training.accelerator))
     return score_conditions(predictor, images, masks, parameters.batch_size, seed)
-
-
-def draw_robustness(robustness: pd.DataFrame) -> Figure:
-    """Draw mean Dice under each condition."""
-    return plots.robustness(robustness)

@@ -1,7 +1,7 @@
 from kedro.pipeline import Node, Pipeline
 
 from brain_mri_segmentation.pipelines import evaluation
-from brain_mri_segmentation.pipelines.robustness.nodes import draw_robustness, score_robustness
+from brain_mri_segmentation.pipelines.robustness.nodes import score_robustness
 
 
 def create_pipeline(**kwargs: object) -> Pipeline:
@@ -20,12 +20,6 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 },
                 outputs="robustness",
                 name="score_robustness",
-            ),
-            Node(
-                draw_robustness,
-                inputs="robustness",
-                outputs="robustness_plot",
-                name="draw_robustness",
             ),
         ]
     )

@@ -7,7 +7,7 @@ from brain_mri_segmentation.pipelines.scoring.nodes import select_patients
 def create_pipeline(**kwargs: object) -> Pipeline:
     """Any cohort -> scores of a finished model on all its patients (`--params raw_path=FOLDER`)."""
     prepare = data_processing.create_pipeline().only_nodes(
-        "index_cohort", "fingerprint_data", "write_split_folders"
+        "index_cohort", "fingerprint_split", "write_split_folders"
     )
     select = Node(
         select_patients,

@@ -5,11 +5,9 @@ import logging
 
 import pandas as pd
 from lightning.pytorch.loggers import Logger
-from matplotlib.figure import Figure
 
 from brain_mri_segmentation.cohort.index import Slices
 from brain_mri_segmentation.datasets import local_path
-from brain_mri_segmentation.evaluation import plots
 from brain_mri_segmentation.evaluation.calibration import calibrate
 from brain_mri_segmentation.evaluation.metrics import Report
 from brain_mri_segmentation.inference.predictor import best_device
@@ -34,10 +32,11 @@ def train_model(
     experiment_logger: Logger | None,
     val_images: Slices | None = None,
     val_masks: Slices | None = None,
-) -> tuple[Checkpoint, pd.DataFrame]:
-    """Train the chosen model; return it at its best validation Dice, and its history.
+) -> tuple[Checkpoint, pd.DataFrame, pd.DataFrame]:
+    """Train the chosen model; return it at its best validation Dice, and its history twice.
 
-    Without validation it is trained to the end.
+    The catalog stores the history as a table and as a chart. Without validation the model is
+    trained to the end.
     """
     recipe = TrainingConfig(
         model_name=model,
@@ -50,13 +49,14 @@ def train_model(
     val = None
     if val_images is not None and val_masks is not None:
         val = Partition(val_images, val_masks, slice_statistics)
-    return fit_model(
+    checkpoint, history = fit_model(
         recipe,
         Partition(train_images, train_masks, slice_statistics),
         val,
         local_path(training_workspace["path"]),
         experiment_logger,
     )
+    return checkpoint, history, history
 
 
 def finish_model(checkpoint: Checkpoint, preprocessing: PreprocessingParameters) -> Checkpoint:
@@ -90,13 +90,3 @@ def calibrate_model(
         100 * review["flagged"],
     )
     return calibrated, report
-
-
-def draw_reliability_diagram(calibration: Report) -> Figure:
-    """Draw how well the probabilities are calibrated."""
-    return plots.reliability_diagram(calibration)
-
-
-def draw_training_curves(training_history: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """Draw losses and validation scores of each epoch; return what the browser draws as well."""
-    return plots.training_curves(training_history), training_history

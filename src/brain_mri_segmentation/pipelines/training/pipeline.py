@@ -1,9 +1,8 @@
 from kedro.pipeline import Node, Pipeline
 
+from brain_mri_segmentation.evaluation import plots
 from brain_mri_segmentation.pipelines.training.nodes import (
     calibrate_model,
-    draw_reliability_diagram,
-    draw_training_curves,
     finish_model,
     train_model,
 )
@@ -38,16 +37,10 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 name="calibrate_model",
             ),
             Node(
-                draw_reliability_diagram,
+                plots.reliability_diagram,
                 inputs="calibration",
                 outputs="reliability_diagram",
-                name="draw_reliability_diagram",
-            ),
-            Node(
-                draw_training_curves,
-                inputs="training_history",
-                outputs=["training_curves", "training_chart"],
-                name="draw_training_curves",
+                name="reliability_diagram",
             ),
         ]
     )
@@ -68,6 +61,6 @@ def _train(*datasets: str) -> Node:
     return Node(
         train_model,
         inputs={name: name for name in datasets} | {name: f"params:{name}" for name in _PARAMETERS},
-        outputs=["uncalibrated_checkpoint", "training_history"],
+        outputs=["uncalibrated_checkpoint", "training_history", "training_chart"],
         name="train_model",
     )
