@@ -4,6 +4,7 @@ Dice = 2TP / (2TP + FP + FN) and IoU = TP / (TP + FP + FN), with TP, FP, FN and 
 pixels of the tumour class. A ratio without a denominator is NaN, and who reduces counts it.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -75,7 +76,7 @@ def pixel_accuracy(counts: np.ndarray) -> np.ndarray:
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    nothing = np.full_like(denominator, np.nan)
+    nothing = np.full(np.shape(denominator), np.nan)
     return np.divide(numerator, denominator, out=nothing, where=denominator > 0)
 
 
@@ -122,8 +123,7 @@ def summarise(slice_scores: pd.DataFrame) -> dict[str, float]:
         mean; ``undefined_patients`` counts the patients without a Dice. A metric with nothing to
         average is NaN.
     """
-    table = _PatientTable(slice_scores)
-    return table.summary(np.arange(table.patients))
+    return {name: float(value) for name, value in _reduce(_patient_sums(slice_scores)).items()}
 
 
 def score_sites(slice_scores: pd.DataFrame) -> pd.DataFrame:
@@ -153,14 +153,13 @@ def bootstrap_intervals(
         samples: Resamples of the patients.
         seed: The same seed gives the same intervals.
     """
-    table = _PatientTable(slice_scores)
-    random = np.random.default_rng(seed)
-    draws = [
-        table.summary(random.integers(table.patients, size=table.patients)) for _ in range(samples)
-    ]
+    sums, random = _patient_sums(slice_scores), np.random.default_rng(seed)
+    patients = len(sums[COUNTS[0]])
+    drawn = np.stack([random.integers(patients, size=patients) for _ in range(samples)])
+    resampled = _reduce({name: values[drawn] for name, values in sums.items()})
     return {
-        name: tuple(_percentiles([draw[name] for draw in draws]))
-        for name in draws[0]
+        name: tuple(_percentiles(values))
+        for name, values in resampled.items()
         if name != "undefined_patients"
     }
 
@@ -246,63 +245,46 @@ def format_metric(mode: Report, name: str) -> str:
     return f"{mode[name]:.3f}" + ("" if low is None else f" ({low:.3f} to {high:.3f})")
 
 
-def _percentiles(values: object) -> np.ndarray:
-    defined = np.asarray(values, dtype=float)
-    defined = defined[~np.isnan(defined)]
+def _percentiles(values: np.ndarray) -> np.ndarray:
+    defined = values[~np.isnan(values)]
     return np.percentile(defined, [2.5, 97.5]) if len(defined) else np.array([np.nan, np.nan])
 
 
-class _PatientTable:
-    """Per-patient sums from which any resample of the patients is summarised quickly."""
+def _patient_sums(slice_scores: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Sum up the slices of each patient: (patients,) of each term that ``_reduce`` needs."""
+    counts = slice_scores[COUNTS].to_numpy()
+    tumour_pixels = counts[:, 0] + counts[:, 2]
+    holds_tumour = tumour_pixels > 0
+    small = holds_tumour & (tumour_pixels < SMALL_TUMOUR)
+    terms = {
+        "empty_slices": ~holds_tumour,
+        "false_alarms": ~holds_tumour & (counts[:, 1] > 0),
+        "small_tumours": small,
+        "small_tumour_dice": np.where(small, dice(counts), 0),
+    }
+    for name, score in OVERLAPS.items():
+        of_slices = score(counts)
+        scored = holds_tumour & ~np.isnan(of_slices)
+        terms |= {f"{name}_slices": scored, f"{name}_sum": np.where(scored, of_slices, 0)}
+    table = slice_scores[COUNTS].assign(**terms).groupby(slice_scores["patient"]).sum()
+    return {str(name): table[name].to_numpy() for name in table}
 
-    def __init__(self, slice_scores: pd.DataFrame) -> None:
-        patient, _ = pd.factorize(slice_scores["patient"], sort=True)
-        counts = slice_scores[COUNTS].to_numpy()
-        self.patients = int(patient.max()) + 1 if len(patient) else 0
 
-        def total(values: np.ndarray) -> np.ndarray:
-            summed = np.zeros((self.patients, *values.shape[1:]))
-            np.add.at(summed, patient, values)
-            return summed
-
-        holds_tumour = counts[:, 0] + counts[:, 2] > 0
-        false_alarm = ~holds_tumour & (counts[:, 1] > 0)
-        self._counts = total(counts)
-        self._empty_slices = total((~holds_tumour).astype(float))
-        self._false_alarms = total(false_alarm.astype(float))
-        small = holds_tumour & (counts[:, 0] + counts[:, 2] < SMALL_TUMOUR)
-        self._small_tumours = total(small.astype(float))
-        self._small_tumour_dice = total(np.where(small, dice(counts), 0.0))
-        self._slice_score, self._scored_slices = {}, {}
-        for metric, score in OVERLAPS.items():
-            of_slices = score(counts)
-            counted = holds_tumour & ~np.isnan(of_slices)
-            self._slice_score[metric] = total(np.where(counted, of_slices, 0.0))
-            self._scored_slices[metric] = total(counted.astype(float))
-
-    def summary(self, chosen: np.ndarray) -> dict[str, float]:
-        counts = self._counts[chosen]
-        pooled = counts.sum(axis=0)
-        metrics: dict[str, float] = {}
-        for metric, score in OVERLAPS.items():
-            of_patients = score(counts)
-            defined = of_patients[~np.isnan(of_patients)]
-            nothing = not len(defined)
-            metrics[metric] = float("nan") if nothing else float(defined.mean())
-            metrics[f"{metric}_median"] = float("nan") if nothing else float(np.median(defined))
-            metrics[f"{metric}_pooled"] = float(score(pooled))
-            metrics[f"{metric}_tumour_slices"] = float(
-                _ratio(
-                    self._slice_score[metric][chosen].sum(),
-                    self._scored_slices[metric][chosen].sum(),
-                )
-            )
-        metrics["dice_small_tumours"] = float(
-            _ratio(self._small_tumour_dice[chosen].sum(), self._small_tumours[chosen].sum())
-        )
-        metrics["undefined_patients"] = float(np.isnan(dice(counts)).sum())
-        metrics["pixel_accuracy"] = float(pixel_accuracy(pooled))
-        metrics["empty_slice_fp_rate"] = float(
-            _ratio(self._false_alarms[chosen].sum(), self._empty_slices[chosen].sum())
-        )
-        return metrics
+def _reduce(sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Reduce sums (..., patients) to each metric (...), such as one value a resample."""
+    counts = np.stack([sums[name] for name in COUNTS], axis=-1)
+    pooled = counts.sum(axis=-2)
+    total = {name: values.sum(axis=-1) for name, values in sums.items()}
+    metrics = {}
+    for name, score in OVERLAPS.items():
+        of_patients = score(counts)
+        with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of nothing
+            metrics[name] = np.nanmean(of_patients, axis=-1)
+            metrics[f"{name}_median"] = np.nanmedian(of_patients, axis=-1)
+        metrics[f"{name}_pooled"] = score(pooled)
+        metrics[f"{name}_tumour_slices"] = _ratio(total[f"{name}_sum"], total[f"{name}_slices"])
+    metrics["dice_small_tumours"] = _ratio(total["small_tumour_dice"], total["small_tumours"])
+    metrics["undefined_patients"] = np.isnan(dice(counts)).sum(axis=-1)
+    metrics["pixel_accuracy"] = pixel_accuracy(pooled)
+    metrics["empty_slice_fp_rate"] = _ratio(total["false_alarms"], total["empty_slices"])
+    return metrics
