@@ -7,7 +7,7 @@
 # Without a Docker engine: scripts/build_image.py
 
 # Any image with Python 3.11 or 3.12 and venv.
-ARG BASE=docker.io/library/python:3.11-slim-bookworm
+ARG BASE=docker.io/library/python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 
 FROM ${BASE} AS base
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1
@@ -38,11 +38,16 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     && rm -r /opt/venv/lib/python3*/site-packages/torch/include \
              /opt/venv/lib/python3*/site-packages/torch/test \
     && pip uninstall --yes --quiet setuptools pip
+# What the image is made of, for scanners: CycloneDX, written by a tool that stays behind.
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    python3 -m venv /opt/sbom && PIP_CONSTRAINT= /opt/sbom/bin/pip install cyclonedx-bom==7.5.0 \
+    && /opt/sbom/bin/cyclonedx-py environment /opt/venv/bin/python --output-file /app/sbom.cdx.json
 
 # --- serving -------------------------------------------------------------------------------------
 
 FROM base AS serving
 COPY --from=serving-packages /opt/venv /opt/venv
+COPY --from=serving-packages /app/sbom.cdx.json sbom.cdx.json
 COPY conf/base conf/base
 # Settings of your own may be mounted here.
 COPY conf/local/README.md conf/local/
@@ -50,12 +55,11 @@ COPY conf/local/README.md conf/local/
 # it in SERVING_MODEL.
 ARG MODEL=data/06_models/pretrained/unet_efficientnet
 COPY ${MODEL} ${MODEL}
-# An upload that is sent no further ends the wait for what is in flight, before Docker would.
-ENV SERVING_MODEL=${MODEL} UVICORN_HOST=0.0.0.0 UVICORN_PORT=8000 UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN=280
+ENV SERVING_MODEL=${MODEL} UVICORN_HOST=0.0.0.0 UVICORN_PORT=8000
 USER app
 EXPOSE 8000
 HEALTHCHECK --start-period=60s --timeout=5s CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ['UVICORN_PORT'] + '/ready', timeout=4)"]
-CMD ["uvicorn", "--factory", "brain_mri_segmentation.serving:create_app", "--no-access-log"]
+CMD ["python", "-m", "brain_mri_segmentation.serving"]
 
 # --- training: docker run --volume "$PWD/data:/app/data" brain-mri-segmentation:training run ... --
 

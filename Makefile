@@ -1,11 +1,12 @@
 # Python 3.11 and make are all that a fresh clone needs. `make` alone lists the targets.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PORT ?= 8000
+CASES ?= 10000
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo test test-fast lint format docs benchmark viz serve image runs clean
+.PHONY: help install lock demo test test-fast fuzz lint format docs benchmark viz serve image runs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +42,9 @@ test: install  ## run all tests; they must run 90 % of the lines
 test-fast: install  ## run all but the slow tests, in under three minutes
 	$(BIN)/pytest --numprocesses logical --dist loadfile -m 'not slow'
 
+fuzz: install  ## try 10,000 changed files of each kind, and as many requests; CASES=100 for fewer
+	FUZZ_CASES=$(CASES) $(BIN)/pytest tests/imaging/test_fuzz.py tests/serving/test_openapi.py --numprocesses logical
+
 lint: install  ## check style, formatting, types, imports and spelling
 	PATH="$(CURDIR)/$(BIN):$$PATH" pre-commit run --all-files
 
@@ -62,7 +66,7 @@ viz: install  ## show the pipelines in the browser
 	$(BIN)/kedro viz
 
 serve: install  ## serve the model on http://127.0.0.1:8000; PORT=8123 for another port
-	$(BIN)/uvicorn --factory brain_mri_segmentation.serving:create_app --port $(PORT) --no-access-log
+	UVICORN_PORT=$(PORT) $(BIN)/python -m brain_mri_segmentation.serving
 
 image: install  ## build the serving image without Docker, and post a slice to it (as root)
 	$(BIN)/python scripts/build_image.py || [ $$? = 77 ]

@@ -15,7 +15,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -79,6 +81,48 @@ def beside_a_volume(address: str, files: list[bytes], slices: int) -> tuple[np.n
     return np.array(latencies), running.result()
 
 
+@contextmanager
+def serving(checkpoint: Path) -> Iterator[tuple[str, subprocess.Popen]]:
+    """Run the service while the context lasts: its address and its process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {
+        "SERVING_MODEL": str(checkpoint.resolve()),
+        "KEDRO_PROJECT": str(PROJECT),
+        "UVICORN_PORT": str(port),
+    }
+    command = [sys.executable, "-m", "brain_mri_segmentation.serving"]
+    server = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(600):
+            try:
+                httpx.get(f"{address}/ready").raise_for_status()
+                break
+            except httpx.TransportError:
+                time.sleep(0.2)
+        yield address, server
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+def phantoms() -> list[np.ndarray]:
+    """Return 16 synthetic slices of 256 x 256."""
+    return [image for image, _ in make_volume(16, 256, np.random.default_rng(0))]
+
+
+def encode(images: list[np.ndarray]) -> list[bytes]:
+    """Return slices as TIFF files."""
+    files = []
+    for image in images:
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "TIFF")
+        files.append(buffer.getvalue())
+    return files
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -86,34 +130,12 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=default)
     parser.add_argument("--requests", type=int, default=192)
     options = parser.parse_args()
-    volume = make_volume(16, 256, np.random.default_rng(0))
-    images = [image for image, _ in volume]
-    files = []
-    for image in images:
-        buffer = io.BytesIO()
-        Image.fromarray(image).save(buffer, "TIFF")
-        files.append(buffer.getvalue())
+    images = phantoms()
+    files = encode(images)
 
     reference = bare(options.checkpoint, images, 10)
     print(f"bare forward pass: {reference:.1f} slices a second")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {
-        "SERVING_MODEL": str(options.checkpoint.resolve()),
-        "KEDRO_PROJECT": str(PROJECT),
-    }
-    command = [sys.executable, "-m", "uvicorn", "--factory", "--port", str(port)]
-    command += ["--no-access-log", "brain_mri_segmentation.serving:create_app"]
-    server = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(300):
-            try:
-                httpx.get(f"{address}/ready").raise_for_status()
-                break
-            except httpx.TransportError:
-                time.sleep(0.2)
+    with serving(options.checkpoint) as (address, _):
         load(address, files, 1, 8)
         for clients in (1, 8, 32):
             latencies, throughput = load(address, files, clients, options.requests)
@@ -129,9 +151,6 @@ def main() -> None:
             f"p50 {np.median(latencies) / alone:.1f}, at most {latencies.max() / alone:.1f} times "
             f"as long as alone ({len(latencies)} slices)"
         )
-    finally:
-        server.terminate()
-        server.wait(30)
 
 
 if __name__ == "__main__":

@@ -174,7 +174,7 @@ def photograph_page(target: Path) -> None:
             page.goto(f"http://127.0.0.1:{port}")
             home = PROJECT / "data/demo/01_raw/kaggle_3m/PHANTOM_CS_0000"
             page.set_input_files("#files", [home / f"PHANTOM_CS_0000_{n}.tif" for n in (5, 6, 7)])
-            page.wait_for_function("document.getElementById('progress').hidden", timeout=60_000)
+            page.wait_for_selector("#progress", state="hidden", timeout=60_000)
             page.keyboard.press("ArrowRight")
             page.screenshot(path=target, full_page=True)
             browser.close()

@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from brain_mri_segmentation.parameters import ServingParameters
+from brain_mri_segmentation.serving.app import _MOST_UPLOADS
+from brain_mri_segmentation.serving.server import GRACE
+
 PROJECT = Path(__file__).resolve().parents[1]
 DOCKERFILE = (PROJECT / "Dockerfile").read_text()
 
@@ -44,8 +48,7 @@ def test_prometheus_asks_the_service(services):
 
 
 def test_the_service_ends_by_itself_before_it_is_killed(services):
-    (seconds,) = re.findall(r"UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN=(\d+)", DOCKERFILE)
-    assert int(seconds) < int(services["api"]["stop_grace_period"].removesuffix("s"))
+    assert int(services["api"]["stop_grace_period"].removesuffix("s")) > GRACE
 
 
 def test_no_data_but_models_goes_to_the_builder():
@@ -56,3 +59,39 @@ def test_no_data_but_models_goes_to_the_builder():
         "!data/06_models",
         "!data/demo/06_models",
     ]
+
+
+def test_images_and_actions_are_pinned_by_digest(services):
+    images = [service["image"] for service in services.values() if "image" in service]
+    foreign = [image for image in images if not image.startswith("brain-mri-segmentation")]
+    foreign += re.findall(r"^ARG BASE=(.*)$", DOCKERFILE, re.MULTILINE)
+    assert len(foreign) == 4
+    for image in foreign:
+        assert re.search(r":[^:@]+@sha256:[0-9a-f]{64}$", image), image
+    for workflow in (PROJECT / ".github/workflows").glob("*.yml"):
+        for action in re.findall(r"uses: *(\S+)", workflow.read_text()):
+            assert re.search(r"@[0-9a-f]{40}$", action), f"{action} in {workflow.name}"
+
+
+def test_no_password_has_a_default(services):
+    text = (PROJECT / "docker-compose.yml").read_text()
+    assert not re.findall(r"(?i)(?:password|key)[^\n]*:-[^}\s]", text)
+    secrets = yaml.safe_load(text)["secrets"]
+    assert all(secret["file"].startswith("./conf/local/") for secret in secrets.values())
+    used = {name for service in services.values() for name in service.get("secrets", [])}
+    assert used == secrets.keys()
+
+
+def test_the_service_is_bounded_and_has_room_for_its_uploads(services):
+    api = services["api"]
+    assert {"mem_limit", "pids_limit", "read_only", "cap_drop"} <= api.keys()
+    (size,) = re.findall(r"^/tmp:size=(\d+)m$", api["tmpfs"][0])
+    assert int(size) * 2**20 > _MOST_UPLOADS * ServingParameters().max_upload_bytes
+
+
+def test_the_proxy_lets_through_what_the_service_takes(services):
+    proxy = (PROJECT / "conf/nginx.conf").read_text()
+    (size,) = re.findall(r"client_max_body_size (\d+)m;", proxy)
+    assert int(size) * 2**20 == ServingParameters().max_upload_bytes
+    (name,) = re.findall(r"proxy_pass http://(\w+):8000;", proxy)
+    assert name in services["api"]["environment"]["SERVING_ALLOWED_HOSTS"].split(",")

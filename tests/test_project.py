@@ -279,7 +279,7 @@ def test_command_service_and_pipeline_give_the_same_bytes(project, tmp_path):
     project.run("inference", input=str(stack), serving_model=model)
     arguments = ["segment", str(stack), "--output", str(tmp_path / "out"), "--model", model]
     assert CliRunner().invoke(command.app, arguments).exit_code == 0
-    with TestClient(create_app(model)) as client:
+    with TestClient(create_app(model), "http://localhost") as client:
         answer = client.post("/segment/volume", files={"files": stack.read_bytes()})
     expected = load_model(model).predict(read_volume(stack)).mask
     assert expected.any()

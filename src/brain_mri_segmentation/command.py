@@ -150,9 +150,8 @@ def serve(
 ) -> None:
     """Serve the model over HTTP, with a page to try it."""
     try:
-        import uvicorn
-
-        from brain_mri_segmentation.serving import create_app
+        from brain_mri_segmentation.serving.app import create_app
+        from brain_mri_segmentation.serving.server import run
     except ImportError as error:
         _fail(
             f"The service needs more packages ({error.name}): "
@@ -163,8 +162,7 @@ def serve(
         service = create_app(model)
     except InputError as error:
         _fail(error, code=2)
-    # The service logs uvicorn's lines, too; uvicorn's own settings would undo that.
-    uvicorn.run(service, host=host, port=port, access_log=False, log_config=None)
+    run(service, host, port)
 
 
 @app.command()

@@ -281,6 +281,8 @@ class ServingParameters(Parameters):
 
     max_upload_bytes: int = Field(default=64 * 2**20, ge=1024)
     """Largest request; a larger one is cut off while it arrives."""
+    max_slice_bytes: int = Field(default=16 * 2**20, ge=1024)
+    """The same of a request with a single slice."""
     max_batch: int | None = Field(default=None, ge=1, le=256)
     """Slices in one forward pass; other requests wait for one such batch of a volume before it is
     their turn. None: 2 on a processor, where more gain nothing, and 16 on a GPU."""
@@ -288,8 +290,8 @@ class ServingParameters(Parameters):
     """Slices that may be ahead of a new one; a volume counts as one batch. One more is told when to
     come back."""
     max_waiting_bytes: int = Field(default=512 * 2**20, ge=2**20)
-    """Memory of all requests, 11 bytes a pixel from the decoded slice to the finished answer; what
-    does not fit beside the others is told when to come back."""
+    """Memory of all requests from the decoded slice to the answer that is sent: the slices, and 8
+    bytes a pixel; what does not fit beside the others is told when to come back."""
 
 
 class ProjectParameters(Parameters):

@@ -58,3 +58,15 @@ def test_a_missing_or_empty_folder_says_how_to_bring_the_cohort_in(tmp_path, pla
 def test_raw_data_is_read_only(phantom_folder):
     with pytest.raises(DatasetError, match="read-only"):
         RawSlicesDataset(path=str(phantom_folder)).save({})
+
+
+def test_what_would_be_left_out_in_silence_is_refused(cohort_folder):
+    patient = cohort_folder / "kaggle_3m/PHANTOM_CS_0000"
+    twice = patient / "PHANTOM_CS_0000_1.TIFF"
+    shutil.copy(patient / "PHANTOM_CS_0000_1.tif", twice)
+    with pytest.raises(DatasetError, match="PHANTOM_CS_0000_1 is there twice"):
+        RawSlicesDataset(path=str(cohort_folder)).load()
+    twice.unlink()
+    (cohort_folder / "kaggle_3m/PHANTOM_XX_0001").symlink_to(patient)
+    with pytest.raises(DatasetError, match="PHANTOM_XX_0001 is a link to a folder"):
+        RawSlicesDataset(path=str(cohort_folder)).load()

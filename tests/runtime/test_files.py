@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
@@ -54,3 +56,19 @@ def test_a_write_that_fails_leaves_nothing_half_done(tmp_path):
 def test_an_unknown_file_system_is_refused():
     with pytest.raises(InputError, match="gopher://a/b cannot be reached"):
         Folder.at("gopher://a/b")
+
+
+def test_a_link_to_a_folder_is_refused_and_not_left_out(tmp_path):
+    (tmp_path / "elsewhere/patient").mkdir(parents=True)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/patient").symlink_to(tmp_path / "elsewhere/patient")
+    with pytest.raises(InputError, match="in/patient is a link to a folder"):
+        Folder.at(str(tmp_path / "in")).files()
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path):
+    (tmp_path / os.fsdecode(b"patient_\xff.png")).write_bytes(b"1")
+    with pytest.raises(InputError, match=r"patient_\\udcff.png is not UTF-8"):
+        Folder.at(str(tmp_path)).files()
+    (tmp_path / os.fsdecode(b"patient_\xff.png")).rename(tmp_path / "patient_ä\n.png")
+    assert list(Folder.at(str(tmp_path)).files()) == ["patient_ä\n.png"]

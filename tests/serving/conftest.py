@@ -16,6 +16,7 @@ from brain_mri_segmentation.inference.predictor import Predictor
 from brain_mri_segmentation.models import Checkpoint, create_model
 from brain_mri_segmentation.serving.app import Service, build_app
 
+LOCALHOST = "http://localhost"  # a name that is allowed
 PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -31,12 +32,13 @@ def predictor(parameters):
 
 @pytest.fixture(scope="session")
 def settings(parameters):
-    return parameters.serving.model_copy(update={"max_upload_bytes": 200_000})
+    limits = {"max_upload_bytes": 200_000, "max_slice_bytes": 100_000}
+    return parameters.serving.model_copy(update=limits)
 
 
 @pytest.fixture
 def client(settings, predictor):
-    with TestClient(build_app(Service(settings, predictor))) as client:
+    with TestClient(build_app(Service(settings, predictor)), LOCALHOST) as client:
         yield client
 
 
@@ -53,7 +55,7 @@ def serve(predictor):
     """Runs the service on loopback while a context lasts: its address, its process and its log."""
 
     @contextlib.contextmanager
-    def running(folder, *uvicorn):
+    def running(folder, *python, **variables):
         predictor.checkpoint.save(folder / "best.ckpt")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -61,9 +63,10 @@ def serve(predictor):
         environment = os.environ | {
             "SERVING_MODEL": str(folder / "best.ckpt"),
             "KEDRO_PROJECT": str(PROJECT),
+            **variables,
         }
-        command = [sys.executable, *(uvicorn or ("-m", "uvicorn")), "--factory"]
-        command += ["brain_mri_segmentation.serving:create_app", "--port", str(port)]
+        environment |= {"UVICORN_PORT": str(port)}
+        command = [sys.executable, *(python or ("-m", "brain_mri_segmentation.serving"))]
         with (folder / "log").open("w") as log:
             process = subprocess.Popen(command, env=environment, stderr=log, stdout=log)
             address = f"http://127.0.0.1:{port}"

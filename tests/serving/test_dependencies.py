@@ -13,8 +13,8 @@ pytestmark = pytest.mark.slow
 
 PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 
-# Starts uvicorn in a process that cannot import the names given as its first argument.
-UVICORN_WITHOUT = """
+# Starts the service in a process that cannot import the names given as its first argument.
+SERVICE_WITHOUT = """
 import sys
 
 class Absent:
@@ -25,8 +25,8 @@ class Absent:
             raise ModuleNotFoundError(f"{name} is not among serving's dependencies", name=name)
 
 sys.meta_path.insert(0, Absent())
-import uvicorn
-uvicorn.main()
+import runpy
+runpy.run_module("brain_mri_segmentation.serving", run_name="__main__")
 """
 
 
@@ -72,8 +72,8 @@ def test_the_service_answers_where_only_its_dependencies_are(
 ):
     slice_file = phantom_folder / "kaggle_3m/PHANTOM_CS_0000/PHANTOM_CS_0000_3.tif"
     content = slice_file.read_bytes()
-    uvicorn = ("-c", UVICORN_WITHOUT, ",".join(sorted(absent)))
-    with serve(tmp_path, *uvicorn) as (address, _, _):
+    service = ("-c", SERVICE_WITHOUT, ",".join(sorted(absent)))
+    with serve(tmp_path, *service) as (address, _, _):
         overlay = f"{address}/segment?output=overlay"
         answer = httpx.post(overlay, files={"file": content}, timeout=60)
         assert answer.status_code == 200, answer.text

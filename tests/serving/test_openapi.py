@@ -1,6 +1,7 @@
 """The running service keeps what its OpenAPI document says, on requests made up from it."""
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ from schemathesis.specs.openapi.checks import negative_data_rejection
 
 HEALTHY = ["/health", "/ready", "/metrics"]
 BOUNDED = settings(
-    max_examples=25,
-    derandomize=True,  # the same requests in every run
+    max_examples=int(os.environ.get("FUZZ_CASES", "25")),
+    derandomize="FUZZ_CASES" not in os.environ,  # the same requests in every run
     database=None,
     deadline=None,
     suppress_health_check=list(HealthCheck),

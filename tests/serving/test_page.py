@@ -1,5 +1,6 @@
 """The page in a real browser, on phantom slices."""
 
+import contextlib
 import shutil
 import zipfile
 
@@ -19,6 +20,12 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def page(server):
+    with browse(server[0]) as page:
+        yield page
+
+
+@contextlib.contextmanager
+def browse(address):
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
@@ -26,7 +33,7 @@ def page(server):
         page = browser.new_page(accept_downloads=True)
         page.faults = []
         page.on("pageerror", lambda error: page.faults.append(str(error)))
-        page.goto(server[0])
+        page.goto(address)
         yield page
         browser.close()
 
@@ -47,7 +54,7 @@ def grey_of(page, canvas):
 
 def upload(page, files):
     page.set_input_files("#files", files)
-    page.wait_for_function("document.getElementById('progress').hidden", timeout=60_000)
+    page.wait_for_selector("#progress", state="hidden", timeout=60_000)
 
 
 def shown_pixels(page):
@@ -65,7 +72,7 @@ def shown(page, count):
 
 
 def test_slices_are_shown_with_their_masks_and_metrics(page, slices):
-    page.wait_for_function("document.getElementById('model').textContent.includes('unet')")
+    sync_api.expect(page.locator("#model")).to_contain_text("unet")
     assert "Research use only, not a medical device." in page.inner_text("body")
     upload(page, slices)
     assert page.faults == []
@@ -168,3 +175,21 @@ def test_the_openapi_page_needs_no_internet(page, server):
     page.wait_for_selector("[data-path='/segment/volume']")
     assert page.faults == []
     assert all(url.startswith((server[0], "data:")) for url in asked)
+
+
+def test_it_asks_for_the_key_of_the_service_once(serve, slices, tmp_path):
+    asked = []
+
+    def answer(dialog):
+        asked.append(dialog.message)
+        dialog.accept("a key of sixteen letters")
+
+    with (
+        serve(tmp_path, SERVING_API_KEY="a key of sixteen letters") as (address, _, _),
+        browse(address) as page,
+    ):
+        page.on("dialog", answer)
+        upload(page, slices[:1])
+        assert page.inner_text("#name") == "PHANTOM_CS_0000_1.tif"
+        upload(page, slices[1:2])
+    assert len(asked) == 1

@@ -11,11 +11,13 @@ import httpx
 import numpy as np
 from PIL import Image
 
-UVICORN_WITH_A_BROKEN_MODEL = """
-import uvicorn
+BROKEN_MODEL_AND_LITTLE_PATIENCE = """
+import runpy
 from brain_mri_segmentation.inference.predictor import Predictor
+from brain_mri_segmentation.serving import server
 Predictor.probabilities = lambda *_: 1 / 0
-uvicorn.main()
+server.GRACE = 1
+runpy.run_module("brain_mri_segmentation.serving", run_name="__main__")
 """
 
 
@@ -81,8 +83,7 @@ def test_sigterm_finishes_what_is_in_flight(serve, image, tmp_path):
 def test_a_fault_is_logged_under_its_id_and_a_half_sent_upload_stops_no_shutdown(
     serve, image, tmp_path
 ):
-    uvicorn = ("-c", UVICORN_WITH_A_BROKEN_MODEL, "--timeout-graceful-shutdown", "1")
-    with serve(tmp_path, *uvicorn) as (address, process, log):
+    with serve(tmp_path, "-c", BROKEN_MODEL_AND_LITTLE_PATIENCE) as (address, process, log):
         answer = httpx.post(f"{address}/segment", files={"file": png(image)}, timeout=60)
         assert answer.status_code == 500
         time.sleep(0.5)  # it is logged after it is answered

@@ -148,3 +148,15 @@ def test_a_failing_model_fails_its_own_request_alone():
         assert await model.ask("next") == "next"
 
     asyncio.run(run())
+
+
+def test_answers_that_are_not_taken_yet_count_as_well():
+    async def run():
+        model = Model(max_waiting_bytes=300 * SLICE_BYTES)
+        model.go.set()
+        with model.queue.hold(250 * SLICE_BYTES):
+            assert await model.ask("small", 50) == "small"
+            await model.refuses(51)
+        assert await model.ask("large", 300) == "large"
+
+    asyncio.run(run())

@@ -19,6 +19,7 @@ from brain_mri_segmentation.serving import create_app, schemas
 from brain_mri_segmentation.serving.app import Service, build_app
 
 JSON = {"Accept": "application/json"}
+LOCALHOST = "http://localhost"  # a name that is allowed
 PROBLEM = "application/problem+json"
 
 
@@ -128,7 +129,7 @@ def test_a_volume_takes_as_many_batches_as_it_needs(settings, predictor, stack, 
     masks = []
     for most in (None, 1, 8):
         limits = settings.model_copy(update={"max_batch": most})
-        with TestClient(build_app(Service(limits, predictor))) as client:
+        with TestClient(build_app(Service(limits, predictor)), LOCALHOST) as client:
             masks.append(client.post("/segment/volume", files=uploads(stack)).content)
     assert batches == [2, 1, 1, 1, 1, 3]
     assert masks[0] == masks[1] == masks[2]
@@ -202,7 +203,7 @@ def test_an_upload_over_the_limit_is_refused_before_it_is_read(client):
 
 def test_without_a_model_the_service_says_what_to_run(settings, image):
     app = build_app(Service(settings, None, "Train one with 'make demo'."))
-    with TestClient(app) as client:
+    with TestClient(app, LOCALHOST) as client:
         assert client.get("/health").status_code == 200
         for answer in (client.get("/ready"), post(client, encode(image))):
             assert answer.status_code == 503
@@ -217,7 +218,7 @@ def test_a_failing_model_is_a_500_that_says_nothing_of_the_inside(
 
     monkeypatch.setattr(predictor, "probabilities", broken)
     app = build_app(Service(settings, predictor))
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with TestClient(app, LOCALHOST, raise_server_exceptions=False) as client:
         answer = post(client, encode(image), headers={"X-Request-ID": "q1"})
         assert 'handler="/segment",status="500"} 1.0' in client.get("/metrics").text
     assert answer.status_code == 500
@@ -240,7 +241,7 @@ def test_a_model_is_served_without_a_project(predictor, tmp_path, monkeypatch, c
     assert start["model"] == f"unet {predictor.checkpoint.digest}"
     assert (start["source"], start["val_dice"]) == ("best.ckpt", 0.25)
     assert start["device"] == best_device()
-    with TestClient(app) as client:
+    with TestClient(app, LOCALHOST) as client:
         assert client.get("/ready").status_code == 200
         assert post(client, bytes(3000)).status_code == 413
     with pytest.raises(InputError, match=r"no checkpoint at other\.ckpt"):

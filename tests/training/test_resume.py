@@ -22,6 +22,7 @@ from brain_mri_segmentation.runtime.files import write_atomically
 from brain_mri_segmentation.training import Partition, TrainingConfig, fit_model
 from brain_mri_segmentation.training.callbacks import AtomicCheckpointIO
 from brain_mri_segmentation.training.module import SegmentationModule
+from brain_mri_segmentation.training.resume import claim
 
 pytestmark = pytest.mark.slow
 
@@ -160,6 +161,16 @@ def test_a_killed_training_ends_in_the_same_weights(uninterrupted, tmp_path, ste
     assert torch.load(tmp_path / "last.ckpt")["epoch"] == step // STEPS - 1
     assert_equal_to(uninterrupted, train(tmp_path, resume=True))
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.skipif("KILLS" not in os.environ, reason="KILLS=50 kills that many trainings")
+def test_trainings_that_are_killed_anywhere_end_in_the_same_weights(uninterrupted, tmp_path):
+    random = np.random.default_rng(0)
+    for number in range(int(os.environ["KILLS"])):
+        step, what = int(random.integers(STEPS, 4 * STEPS)), ("SIGKILL", "writing")[number % 2]
+        killed = interrupt(step, what, tmp_path / str(number))
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert_equal_to(uninterrupted, train(tmp_path / str(number), resume=True))
 
 
 def test_dropout_goes_on_as_it_would_have_and_pretrained_weights_are_not_needed_again(
@@ -306,3 +317,32 @@ if __name__ == "__main__":
         train_until(int(sys.argv[1]), *sys.argv[2:])
     except InputError as error:
         sys.exit(str(error))
+
+
+def test_a_workspace_is_for_one_training_at_a_time(tmp_path):
+    hold = "import sys; sys.stdin.read()"
+    code = "from brain_mri_segmentation.training.resume import claim\nfrom pathlib import Path\n"
+    code += f"with claim(Path({str(tmp_path / 'here')!r})):\n print('mine', flush=True)\n {hold}"
+    other = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert other.stdout.readline() == "mine\n"
+        with (
+            pytest.raises(InputError, match="Another training is running in"),
+            claim(tmp_path / "here"),
+        ):
+            pass
+        with claim(tmp_path / "elsewhere"):
+            pass
+    finally:
+        other.kill()
+        other.communicate()
+    with claim(tmp_path / "here"):  # of a process that was killed, nothing stays
+        pass
+
+
+def test_a_workspace_that_cannot_be_made_is_one_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written to"), claim(tmp_path / "file/here"):
+        pass

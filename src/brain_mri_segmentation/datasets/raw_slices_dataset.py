@@ -10,6 +10,7 @@ from kedro.io.core import get_protocol_and_path
 from brain_mri_segmentation.cohort.index import SliceFiles, SliceReader
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.imaging.tiff import TIFF_ENDINGS, read_tiff
+from brain_mri_segmentation.runtime.files import refuse_odd_path
 
 
 class RawSlicesDataset(AbstractDataset[NoReturn, SliceFiles]):
@@ -35,7 +36,8 @@ class RawSlicesDataset(AbstractDataset[NoReturn, SliceFiles]):
         """Return readers by ``<patient>/<file without ending>``, None for folders without a TIF.
 
         Raises:
-            InputError: The folder is missing or holds no TIF file.
+            InputError: The folder is missing, holds no TIF file, a slice twice or a link to a
+                folder.
         """
         root = self._path
         if self._filesystem.isdir(f"{root}/kaggle_3m"):  # the download also holds the cohort twice
@@ -47,8 +49,15 @@ class RawSlicesDataset(AbstractDataset[NoReturn, SliceFiles]):
             name = path[len(root) :].lstrip("/")
             if details["type"] == "directory":
                 folders.add(name)
-            elif path.lower().endswith(TIFF_ENDINGS):
-                files[name.rpartition(".")[0]] = partial(read_tiff, self._filesystem, path)
+                continue
+            refuse_odd_path(self._filesystem, path)
+            if path.lower().endswith(TIFF_ENDINGS):
+                if (key := name.rpartition(".")[0]) in files:
+                    raise InputError(
+                        f"{root}/{key} is there twice, with other endings such as .tif and .TIFF. "
+                        "Remove one of them."
+                    )
+                files[key] = partial(read_tiff, self._filesystem, path)
         for folder in sorted(folders - {""}):
             if not any(name.startswith(f"{folder}/") for name in files):
                 files[f"{folder}/"] = None

@@ -80,7 +80,7 @@ def read_scan(content: bytes) -> Scan:
     """
     try:
         scan = _read_nifti(content) if kind_of(content) == "NIfTI" else _read_itk(content)
-    except InputError:
+    except (InputError, MemoryError):
         raise
     # The libraries raise many kinds of errors on broken files, and all of them mean the same here.
     except Exception as error:

@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.imaging.limits import check_counts
 from brain_mri_segmentation.imaging.medical import Scan, assemble, kind_of, read_scan
 from brain_mri_segmentation.imaging.naming import (
     ENDINGS,
@@ -364,7 +365,7 @@ def _unzip(content: bytes, room: int) -> _Members:
             if sum(info.file_size for info in wanted) > room:
                 raise InputError("The zip is absurdly large once it is unpacked.")
             return [(without_ending(info.filename), _read_member(archive, info)) for info in wanted]
-    except InputError:
+    except (InputError, MemoryError):
         raise
     # zipfile and its decoders raise many kinds of errors, and all of them mean the same here.
     except Exception as error:
@@ -407,6 +408,7 @@ def _read_pages(content: bytes, most: int, room: int) -> list[np.ndarray]:
         room: Pixels that all pages together may have.
     """
     kind = _kind(content)
+    check_counts(kind, content)
     pages: list[np.ndarray] = []
     try:
         picture = Image.open(io.BytesIO(content), formats=[kind])
@@ -420,7 +422,7 @@ def _read_pages(content: bytes, most: int, room: int) -> list[np.ndarray]:
             if room < 0:
                 raise InputError(f"The slices have more than {MOST_PIXELS} pixels in all.")
             pages.append(_pixels(picture))
-    except InputError:
+    except (InputError, MemoryError):
         raise
     except Image.DecompressionBombError:
         raise InputError("The picture is absurdly large once it is unpacked.") from None

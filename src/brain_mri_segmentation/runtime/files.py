@@ -55,12 +55,16 @@ class Folder:
         return bool(self.filesystem.isfile(self.path))
 
     def files(self) -> dict[str, FileReader]:
-        """Return a reader of each file by its path inside; of a single file by its name."""
+        """Return a reader of each file by its path inside; of a single file by its name.
+
+        Raises:
+            InputError: There is a link to a folder, or a name that no text can hold.
+        """
         start = len(self.path.rstrip("/")) - (len(self.name) + 1 if self.is_file else 0)
-        return {
-            path[start:].lstrip("/"): partial(_read, self.filesystem, path)
-            for path in sorted(self.filesystem.find(self.path))
-        }
+        paths = sorted(self.filesystem.find(self.path))
+        for path in paths:
+            refuse_odd_path(self.filesystem, path)
+        return {path[start:].lstrip("/"): partial(_read, self.filesystem, path) for path in paths}
 
     def exists(self, name: str = "") -> bool:
         """Say whether there is a file of that path inside, or the place itself."""
@@ -90,6 +94,22 @@ class Folder:
             write_atomically(Path(path), lambda file: file.write(content))
         else:  # an object appears when all of it has arrived
             self.filesystem.pipe_file(path, content)
+
+
+def refuse_odd_path(filesystem: AbstractFileSystem, path: str) -> None:
+    """Refuse what was found in a folder and would be left out, or could not be written again.
+
+    Raises:
+        InputError: It is a link to a folder, or its name is not UTF-8.
+    """
+    if isinstance(filesystem, LocalFileSystem) and Path(path).is_dir():
+        raise InputError(
+            f"{path} is a link to a folder, which is not followed. Name that folder itself, or "
+            "copy what is in it."
+        )
+    if not path.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in path):
+        shown = path.encode(errors="backslashreplace").decode()
+        raise InputError(f"The name of the file {shown} is not UTF-8. Rename it.")
 
 
 def _read(filesystem: AbstractFileSystem, path: str) -> bytes:

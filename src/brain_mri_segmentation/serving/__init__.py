@@ -1,6 +1,6 @@
 """The HTTP service.
 
-Start it with ``make serve`` or ``uvicorn --factory brain_mri_segmentation.serving:create_app``.
+Start it with ``make serve`` or ``python -m brain_mri_segmentation.serving``.
 """
 
 from brain_mri_segmentation.serving.app import create_app

@@ -1,6 +1,5 @@
 """The application: what it holds while it runs, and how it starts and stops."""
 
-import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator
@@ -8,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fastapi import FastAPI, HTTPException
-from fastapi.responses import FileResponse
+from fastapi.responses import HTMLResponse
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
 
@@ -17,7 +16,8 @@ from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.inference.predictor import Predictor, best_device, load_model
 from brain_mri_segmentation.parameters import ServingParameters
 from brain_mri_segmentation.runtime import startup
-from brain_mri_segmentation.serving import errors, observability
+from brain_mri_segmentation.serving import errors, guard, observability
+from brain_mri_segmentation.serving.decoding import Decoders
 from brain_mri_segmentation.serving.model import load_serving_model, load_serving_parameters
 from brain_mri_segmentation.serving.queue import ModelQueue
 from brain_mri_segmentation.serving.routes import router
@@ -25,6 +25,7 @@ from brain_mri_segmentation.serving.routes import router
 logger = logging.getLogger(__name__)
 
 PAGE = Path(__file__).parent / "page.html"
+_MOST_UPLOADS = 8  # of the largest size, in memory or /tmp at once
 
 
 class Service:
@@ -45,9 +46,8 @@ class Service:
         on_gpu = predictor is not None and predictor.device.type != "cpu"
         self.batch_size = settings.max_batch or (16 if on_gpu else 2)
         self.queue = ModelQueue(settings, self.batch_size, self.registry)
-        # A volume takes up to 200 MB while it is read, before the queue can refuse it.
-        self.reading_volume = asyncio.Semaphore(2)
-        self.reading_slice = asyncio.Semaphore(2)  # the largest takes 300 MB
+        self.slice_decoders = Decoders(2, 2**30)
+        self.volume_decoders = Decoders(1, 5 * 2**29)
 
     @property
     def predictor(self) -> Predictor:
@@ -132,8 +132,13 @@ def build_app(service: Service) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        decoders = (service.slice_decoders, service.volume_decoders)
+        for each in decoders:
+            each.start()
         yield
         service.queue.close()
+        for each in decoders:
+            each.close()
         logger.info("stopped: everything that was in flight is answered")
 
     # FastAPI's own /docs loads its scripts from the internet, which a hospital's network refuses.
@@ -147,10 +152,15 @@ def build_app(service: Service) -> FastAPI:
     app.state.service = service
     app.include_router(router)
     errors.install(app)
-    observability.install(app, service.registry, service.settings.max_upload_bytes)
+    largest, one = service.settings.max_upload_bytes, service.settings.max_slice_bytes
+    limits = {"/segment": min(one, largest), "/segment/volume": largest}
+    guard.install(app, limits, _MOST_UPLOADS * largest)
+    observability.install(app, service.registry)
+    page = PAGE.read_text()
+    policy = guard.page_policy(page)
 
     @app.get("/", include_in_schema=False)
-    async def page() -> FileResponse:
-        return FileResponse(PAGE, media_type="text/html")
+    async def show_page() -> HTMLResponse:
+        return HTMLResponse(page, headers=policy)
 
     return app

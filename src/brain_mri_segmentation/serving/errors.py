@@ -18,11 +18,11 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> JSONResponse:
-        return _problem(error.status_code, error.detail, error.headers)
+        return problem(error.status_code, error.detail, error.headers)
 
     @app.exception_handler(InputError)
     async def unsuitable(_: Request, error: InputError) -> JSONResponse:
-        return _problem(415 if isinstance(error, NotAnImage) else 422, str(error))
+        return problem(415 if isinstance(error, NotAnImage) else 422, str(error))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
@@ -34,16 +34,16 @@ def install(app: FastAPI) -> None:
                 f"The form must hold a file in its field '{names[0]}', "
                 f"as curl -F {names[0]}=@slice.tif sends it."
             )
-        return _problem(422, detail)
+        return problem(422, detail)
 
     @app.exception_handler(Exception)
     async def failed(_: Request, error: Exception) -> JSONResponse:  # noqa: ARG001 - uvicorn logs it
         detail = "The service failed on this request. Its log names the cause under the request id."
         # This handler answers outside of all middleware, which would add the id.
-        return _problem(500, detail, {"X-Request-ID": correlation_id.get() or ""})
+        return problem(500, detail, {"X-Request-ID": correlation_id.get() or ""})
 
 
-def _problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """Return ``application/problem+json`` with the request's id."""
     body = {
         "type": "about:blank",

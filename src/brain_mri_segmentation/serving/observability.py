@@ -1,4 +1,4 @@
-"""Request ids, JSON log lines and Prometheus metrics around every request, and its largest size."""
+"""Request ids, JSON log lines and Prometheus metrics around every request."""
 
 import json
 import logging
@@ -6,11 +6,10 @@ import re
 import uuid
 
 from asgi_correlation_id import CorrelationIdMiddleware, correlation_id
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
 from prometheus_client import CollectorRegistry
 from prometheus_fastapi_instrumentator import Instrumentator, metrics
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
 
@@ -19,15 +18,13 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _EXTRA = ("method", "path", "status", "seconds", "model", "device", "source", "val_dice")
 
 
-def install(app: FastAPI, registry: CollectorRegistry, max_upload_bytes: int) -> None:
-    """Surround an application with the request's id, its log line, metrics and size limit.
+def install(app: FastAPI, registry: CollectorRegistry) -> None:
+    """Surround an application with the request's id, its log line and metrics.
 
     Args:
         app: The application, which gets the route ``/metrics``.
         registry: What ``/metrics`` shows; requests are counted here.
-        max_upload_bytes: Largest body that is read.
     """
-    app.add_middleware(UploadLimit, max_bytes=max_upload_bytes)
     # No label holds a path or a method of the client's: a scan must not fill the registry.
     Instrumentator(should_group_status_codes=False, registry=registry).add(
         metrics.requests(should_include_method=False, registry=registry),
@@ -72,41 +69,6 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             entry["error"] = self.formatException(record.exc_info)
         return json.dumps(entry)
-
-
-class UploadLimit:
-    """Cuts off a request whose body is too large, while it arrives.
-
-    Args:
-        app: The application.
-        max_bytes: Largest body that is read.
-    """
-
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self._app, self._max = app, max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request."""
-        announced = dict(scope.get("headers", ())).get(b"content-length", b"0")
-        read = int(announced) if announced.isdigit() else 0
-        received = 0
-
-        async def receive_up_to_the_limit() -> Message:
-            nonlocal received
-            # Raised from within the reading of a form, through which FastAPI lets it.
-            self._refuse_more_than(read)
-            message = await receive()
-            received += len(message.get("body", b""))
-            self._refuse_more_than(received)
-            return message
-
-        await self._app(scope, receive_up_to_the_limit, send)
-
-    def _refuse_more_than(self, size: int) -> None:
-        if size > self._max:
-            raise HTTPException(
-                413, f"The upload is larger than {self._max} bytes (serving.max_upload_bytes)."
-            )
 
 
 def _log_request(info: metrics.Info) -> None:

@@ -10,12 +10,13 @@ from typing import TypeVar
 from fastapi import HTTPException, Request
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from brain_mri_segmentation.imaging.decoder import is_one_sequence
 from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.parameters import ServingParameters
 
 Result = TypeVar("Result")
 
-_BYTES_A_PIXEL = 11  # the slice 3, its probability 4, its mask 1, the picture that is drawn of it 3
+_BYTES_A_PIXEL = 8  # beside the slice: its probability 4, its mask 1, the picture that is drawn 3
 
 
 class ModelQueue:
@@ -35,6 +36,7 @@ class ModelQueue:
     ) -> None:
         self._settings, self._batch_size = settings, batch_size
         self._volumes: list[Volume] = []  # of the requests that are not answered yet
+        self._unsent = 0  # bytes of answers
         self._turn = asyncio.Lock()  # first come, first served
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._seconds_a_slice = 1.0  # of the last request
@@ -49,7 +51,7 @@ class ModelQueue:
 
     @contextmanager
     def place(self, volume: Volume) -> Iterator[None]:
-        """Hold a place while the context lasts: from the decoded slices to the finished answer.
+        """Hold a place while the context lasts: from the decoded slices to the encoded answer.
 
         Raises:
             HTTPException: 429, there is no room. A volume always fits where there is no other.
@@ -57,10 +59,9 @@ class ModelQueue:
         volumes = [*self._volumes, volume]
         # Others wait for one batch of a volume, then it is their turn.
         slices = sum(min(len(other), self._batch_size) for other in volumes)
-        pixels = sum(other.slices[..., 0].size for other in volumes)
-        if self._volumes and (
-            slices > self._settings.max_waiting
-            or pixels * _BYTES_A_PIXEL > self._settings.max_waiting_bytes
+        size = sum(map(_memory_of, volumes)) + self._unsent
+        if (self._volumes or self._unsent) and (
+            slices > self._settings.max_waiting or size > self._settings.max_waiting_bytes
         ):
             seconds = max(1, round(sum(map(len, self._volumes)) * self._seconds_a_slice))
             raise HTTPException(
@@ -73,6 +74,15 @@ class ModelQueue:
             yield
         finally:
             self._volumes.remove(volume)
+
+    @contextmanager
+    def hold(self, size: int) -> Iterator[None]:
+        """Count the bytes of an answer while the context lasts, in which it is sent."""
+        self._unsent += size
+        try:
+            yield
+        finally:
+            self._unsent -= size
 
     async def run(self, steps: Iterator[Result | None], slices: int, request: Request) -> Result:
         """Take one step after the other in the thread of the model, others' steps in between.
@@ -98,3 +108,9 @@ class ModelQueue:
         self._slices.inc(slices)
         self._seconds.inc(seconds)
         return result
+
+
+def _memory_of(volume: Volume) -> int:
+    """Return the bytes that a volume and its answer take."""
+    held = volume.slices.nbytes // (3 if is_one_sequence(volume) else 1)
+    return held + volume.slices[..., 0].size * _BYTES_A_PIXEL

@@ -1,16 +1,16 @@
 """What the service answers."""
 
 import base64
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 from typing import Annotated
 
 import numpy as np
-from fastapi import APIRouter, File, HTTPException, Query, Request, UploadFile
+from fastapi import APIRouter, Depends, File, HTTPException, Query, Request, UploadFile
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
 from brain_mri_segmentation import DISCLAIMER
-from brain_mri_segmentation.imaging.readers import read_slice, read_volume
 from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.imaging.writers import Picture, draw, to_png, to_tiff
 from brain_mri_segmentation.inference.predictor import Prediction, Predictor
@@ -25,8 +25,16 @@ from brain_mri_segmentation.serving.schemas import (
     run_lengths,
 )
 
-router = APIRouter()
+router = APIRouter(form_limits={"max_fields": 16, "max_part_size": 64 * 2**10})
 
+
+async def hold_until_sent() -> AsyncIterator[ExitStack]:
+    """Hold what is entered until the answer is sent."""
+    with ExitStack() as stack:
+        yield stack
+
+
+Sending = Annotated[ExitStack, Depends(hold_until_sent)]
 Output = Annotated[
     Picture | None,
     Query(
@@ -47,12 +55,13 @@ Output = Annotated[
 async def segment_slice(
     request: Request,
     file: Annotated[UploadFile, File(description="One slice: TIFF, PNG or JPEG.")],
+    sending: Sending,
     output: Output = None,
 ) -> Response:
     """Segment one slice."""
     if len((await request.form()).getlist("file")) > 1:
         raise HTTPException(422, "There are several files, and one slice is expected.")
-    return await _answer(request, [file], output, one=True)
+    return await _answer(request, [file], output, sending, one=True)
 
 
 @router.post(
@@ -69,10 +78,11 @@ async def segment_stack(
     files: Annotated[
         list[UploadFile], File(min_length=1, description="Slices, a zip, or a multi-page TIFF.")
     ],
+    sending: Sending,
     output: Output = None,
 ) -> Response:
     """Segment a volume."""
-    return await _answer(request, files, output, one=False)
+    return await _answer(request, files, output, sending, one=False)
 
 
 @router.get("/health", summary="Is the process alive?", response_model=Health)
@@ -94,16 +104,18 @@ async def ready(request: Request) -> dict[str, object]:
 
 
 async def _answer(
-    request: Request, files: list[UploadFile], output: Picture | None, *, one: bool
+    request: Request,
+    files: list[UploadFile],
+    output: Picture | None,
+    sending: ExitStack,
+    *,
+    one: bool,
 ) -> Response:
     """Read, segment and answer: a slice with a PNG, a volume with a TIFF, either with JSON."""
     service = request.app.state.service
     predictor = service.predictor
-    read, reading = (
-        (_read_one, service.reading_slice) if one else (read_volume, service.reading_volume)
-    )
-    async with reading:
-        volume = await run_in_threadpool(read, [await file.read() for file in files])
+    decoders = service.slice_decoders if one else service.volume_decoders
+    volume = await decoders.read(request, files, one)
     with service.queue.place(volume):
         steps = _predict(predictor, volume, service.batch_size)
         prediction = await service.queue.run(steps, len(volume), request)
@@ -113,17 +125,18 @@ async def _answer(
             said = {"missing": volume.missing, "notes": volume.notes, "slices": slices}
             found = slices[0] if one else prediction.in_sum() | said
             body = service.describe() | found
-            return await run_in_threadpool(JSONResponse, body, headers=headers)
-        pictures = draw(output or "mask", volume, prediction.mask, prediction.probability)
-        if one:
-            content = await run_in_threadpool(lambda: to_png(next(pictures)))
+            answer: Response = await run_in_threadpool(JSONResponse, body, headers=headers)
         else:
-            content = await run_in_threadpool(to_tiff, pictures)
-    return Response(content, media_type="image/png" if one else "image/tiff", headers=headers)
+            pictures = draw(output or "mask", volume, prediction.mask, prediction.probability)
+            encode, kind = (_first_as_png, "image/png") if one else (to_tiff, "image/tiff")
+            content = await run_in_threadpool(encode, pictures)
+            answer = Response(content, media_type=kind, headers=headers)
+    sending.enter_context(service.queue.hold(len(answer.body)))
+    return answer
 
 
-def _read_one(contents: list[bytes]) -> Volume:
-    return read_slice(*contents)
+def _first_as_png(pictures: Iterator[np.ndarray]) -> bytes:
+    return to_png(next(pictures))
 
 
 def _predict(predictor: Predictor, volume: Volume, batch_size: int) -> Iterator[Prediction | None]:

@@ -120,6 +120,7 @@ _PROBLEM = {"content": {"application/problem+json": {"schema": ProblemDetails.mo
 NO_MODEL: Documented = {503: _PROBLEM | {"description": "No model, or shutting down."}}
 REFUSALS: Documented = NO_MODEL | {
     400: _PROBLEM | {"description": "No multipart form that can be read."},
+    401: _PROBLEM | {"description": "Not the key of this service, in the header X-API-Key."},
     413: _PROBLEM | {"description": "The upload is too large."},
     415: _PROBLEM | {"description": "Not an image, by its own bytes."},
     422: _PROBLEM | {"description": "Not a slice, or a parameter that does not exist."},

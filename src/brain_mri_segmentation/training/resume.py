@@ -1,6 +1,9 @@
 """Going on with an interrupted training, and refusing to go on with another one."""
 
+import fcntl
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +25,34 @@ RESUMABLE_CHANGES = {
     "deterministic",
 }
 _PREVIOUS = "previous.ckpt"
+_LOCK = ".lock"
+
+
+@contextmanager
+def claim(workspace: Path) -> Iterator[None]:
+    """Keep all other trainings out of a workspace while the context lasts.
+
+    The system gives it free when the process ends, however it does.
+
+    Raises:
+        InputError: Another training is in it, or it cannot be written to.
+    """
+    if Processes.started().rank:  # the first process has it
+        yield
+        return
+    try:
+        workspace.mkdir(parents=True, exist_ok=True)
+        lock = (workspace / _LOCK).open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(
+            f"Another training is running in {workspace}, and its result would be mixed with this "
+            "one's. Wait for it, stop it, or train somewhere else."
+        ) from None
+    except OSError as error:
+        raise InputError(f"{workspace} cannot be written to: {error}. Choose another.") from error
+    with lock:
+        yield
 
 
 def load_interrupted(

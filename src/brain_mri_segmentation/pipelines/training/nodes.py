@@ -14,6 +14,7 @@ from brain_mri_segmentation.inference.predictor import best_device
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import PreprocessingParameters, TrainingParameters
 from brain_mri_segmentation.training import Partition, TrainingConfig, fit_model
+from brain_mri_segmentation.training.resume import claim
 
 logger = logging.getLogger(__name__)
 
@@ -49,13 +50,10 @@ def train_model(
     val = None
     if val_images is not None and val_masks is not None:
         val = Partition(val_images, val_masks, slice_statistics)
-    checkpoint, history = fit_model(
-        recipe,
-        Partition(train_images, train_masks, slice_statistics),
-        val,
-        local_path(training_workspace["path"]),
-        experiment_logger,
-    )
+    workspace = local_path(training_workspace["path"])
+    train = Partition(train_images, train_masks, slice_statistics)
+    with claim(workspace):
+        checkpoint, history = fit_model(recipe, train, val, workspace, experiment_logger)
     return checkpoint, history, history
 
 

@@ -1,0 +1,137 @@
+"""Changed files of every kind: each is read, or refused with one clear error, in bounded time.
+
+``make fuzz`` tries more of them; FUZZ_CASES says how many of each kind.
+"""
+
+import gzip
+import io
+import os
+import struct
+import warnings
+
+import numpy as np
+import pytest
+from bad_inputs import GREY, RGB, encode, tiff, zipped
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.imaging.readers import read_slice, read_volume
+from brain_mri_segmentation.imaging.volume import MOST_PIXELS
+
+SLICE, DEEP = RGB[:40, :48], GREY[:40, :48].astype(np.uint16) * 16
+STACK = np.stack([SLICE, SLICE[::-1], SLICE[:, ::-1]])
+
+
+def nifti():
+    """Return a volume of NIfTI, as nibabel writes it."""
+    nibabel = pytest.importorskip("nibabel")
+    volume = nibabel.Nifti1Image(np.stack([DEEP] * 3, axis=-1).astype(np.int16), np.eye(4))
+    return volume.to_bytes()
+
+
+def dicom(count=1):
+    """Return slices of one series of DICOM, as pydicom writes them."""
+    pydicom = pytest.importorskip("pydicom")
+    files = []
+    for number in range(count):
+        meta = pydicom.dataset.FileMetaDataset()
+        meta.MediaStorageSOPClassUID = pydicom.uid.MRImageStorage
+        meta.MediaStorageSOPInstanceUID = f"1.2.3.{number + 1}"
+        meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        data = pydicom.Dataset()
+        data.file_meta = meta
+        data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, f"1.2.3.{number + 1}"
+        data.StudyInstanceUID, data.SeriesInstanceUID, data.Modality = "1.2.4", "1.2.5", "MR"
+        data.InstanceNumber, data.ImagePositionPatient = number + 1, [0, 0, number]
+        data.ImageOrientationPatient, data.PixelSpacing = [1, 0, 0, 0, 1, 0], [1, 1]
+        data.Rows, data.Columns = DEEP.shape
+        data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+        data.BitsAllocated, data.BitsStored, data.HighBit = 16, 16, 15
+        data.PixelRepresentation, data.PixelData = 0, DEEP.tobytes()
+        buffer = io.BytesIO()
+        pydicom.dcmwrite(buffer, data, enforce_file_format=True)
+        files.append(buffer.getvalue())
+    return files
+
+
+def corpus():
+    """Return sound files by kind; each is made from the same two slices."""
+    return {
+        "PNG": [encode(SLICE), encode(DEEP), encode(GREY[:40, :48])],
+        "JPEG": [encode(SLICE, "JPEG"), encode(SLICE, "JPEG", progressive=True)],
+        "TIFF": [
+            tiff(SLICE, photometric="rgb"),
+            tiff(DEEP, compression="zlib", rowsperstrip=8),
+            tiff(DEEP.astype(np.float32), byteorder=">"),
+            tiff(STACK, photometric="rgb", compression="zlib"),
+            tiff(SLICE, photometric="rgb", bigtiff=True, tile=(16, 16)),
+            encode(SLICE, "TIFF", compression="tiff_lzw"),
+            encode(SLICE, "TIFF", compression="packbits"),
+            encode(SLICE, "TIFF", compression="jpeg"),
+        ],
+        "zip": [zipped(("p_1.png", encode(SLICE)), ("p_2.png", encode(SLICE[::-1])))],
+        "NIfTI": [nifti(), gzip.compress(nifti(), mtime=0)],
+        "DICOM": [*dicom(), zipped(*((f"{n}.dcm", file) for n, file in enumerate(dicom(3))))],
+    }
+
+
+NUMBERS = [0, 1, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1]
+
+
+@st.composite
+def changed(draw, files):
+    """Draw a file of which bytes are changed, repeated, left out or in another place."""
+    content = bytearray(draw(st.sampled_from(files)))
+    for _ in range(draw(st.integers(1, 4))):
+        # Half of the changes are where sizes and places are told.
+        place = draw(st.integers(0, min(len(content), 400)) | st.integers(0, len(content)))
+        what = draw(st.sampled_from(["bit", "bytes", "number", "cut", "repeat", "remove"]))
+        if what == "bit" and place < len(content):
+            content[place] ^= 1 << draw(st.integers(0, 7))
+        elif what == "bytes":
+            new = draw(st.binary(min_size=1, max_size=8))
+            content[place : place + len(new)] = new
+        elif what == "number":
+            order = draw(st.sampled_from(["<I", ">I", "<H", ">H"]))
+            number = draw(st.sampled_from(NUMBERS)) % 2 ** (8 * struct.calcsize(order))
+            content[place : place + struct.calcsize(order)] = struct.pack(order, number)
+        elif what == "cut":
+            del content[place:]
+        elif what == "repeat":
+            end = place + draw(st.integers(1, 200))
+            content[place:place] = content[place:end] * draw(st.sampled_from([1, 2, 500]))
+        elif what == "remove":
+            del content[place : place + draw(st.integers(1, 64))]
+    return bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "zip", "NIfTI", "DICOM"])
+def test_a_changed_file_is_read_or_refused(kind):
+    files = corpus()[kind]
+    most = int(os.environ.get("FUZZ_CASES", "60"))
+
+    @settings(
+        max_examples=most,
+        deadline=5000,  # milliseconds
+        derandomize="FUZZ_CASES" not in os.environ,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(changed(files))
+    def is_read_or_refused(content):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Pillow, on what is broken
+            for read in (read_slice, lambda file: read_volume([file])):
+                try:
+                    volume = read(content)
+                except InputError as error:
+                    said = str(error)
+                else:
+                    said = "a volume"
+                    assert volume.slices.dtype == np.uint8
+                    assert 0 < volume.slices[..., 0].size <= MOST_PIXELS
+                assert 5 < len(said) < 500
+                assert "\n" not in said
+
+    is_read_or_refused()
