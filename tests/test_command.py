@@ -81,6 +81,17 @@ def head(folder):
     return folder / "head.nii"
 
 
+def test_a_report_is_written_on_demand_also_of_what_is_done(stack, model_path, tmp_path):
+    arguments = ["segment", stack, "-o", tmp_path / "out", "--model", model_path]
+    run(*arguments)
+    assert not (tmp_path / "out/reports").exists()
+    assert "done before" not in run(*arguments, "--report").stdout
+    page = (tmp_path / "out/reports/scan.html").read_text()
+    assert load_model(model_path).checkpoint.digest in page
+    assert "1 volume(s) were done before" in run(*arguments, "--report").stdout
+    assert "1 volume(s) were done before" in run(*arguments).stdout
+
+
 def test_a_second_run_does_nothing_unless_it_is_told_to(stack, model_path, tmp_path):
     arguments = ["segment", stack, "--output", tmp_path / "out", "--model", model_path]
     run(*arguments)

@@ -80,6 +80,9 @@ def segment(
     batch_size: Annotated[
         int, typer.Option(min=1, help="Slices in one forward pass.")
     ] = BATCH_SIZE,
+    report: Annotated[
+        bool, typer.Option("--report", help="Write a page in HTML for each volume as well.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option(help="Segment again what is done.")] = False,
 ) -> None:
     """Write masks, overlays and tables of all that is found.
@@ -107,11 +110,13 @@ def segment(
     outcomes: list[Outcome] = []
     try:
         if not paths:
-            outcomes.append(segment_volume(head, predictor, target, overwrite, batch_size))
+            outcomes.append(segment_volume(head, predictor, target, overwrite, batch_size, report))
         else:
             with Progress(console=_err, disable=not _err.is_terminal) as progress:
                 task = progress.add_task("Files", total=sum(map(len, volumes.values())))
-                for outcome in segment_volumes(volumes, predictor, target, overwrite, batch_size):
+                for outcome in segment_volumes(
+                    volumes, predictor, target, overwrite, batch_size, report
+                ):
                     outcomes.append(outcome)
                     progress.advance(task, outcome.files)
         slices, table = tabulate(outcomes)

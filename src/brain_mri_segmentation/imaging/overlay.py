@@ -1,10 +1,12 @@
 """A mask over its slice, as a picture."""
 
 import numpy as np
+from scipy import ndimage
 
 from brain_mri_segmentation.imaging.intensity import FLAIR
 
 ORANGE = "#E69F00"  # of Okabe and Ito's palette, which colour-blind readers can tell apart
+_RGB = tuple(bytes.fromhex(ORANGE[1:]))
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.45) -> np.ndarray:
@@ -19,7 +21,22 @@ def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.45) -> np.nd
         (H, W, 3) uint8.
     """
     grey = np.repeat(image[..., FLAIR, None].astype(np.float32), 3, axis=2)
-    orange = np.array([int(ORANGE[i : i + 2], 16) for i in (1, 3, 5)], np.float32)
+    orange = np.array(_RGB, np.float32)
     return np.where(mask[..., None] > 0, (1 - opacity) * grey + opacity * orange, grey).astype(
         np.uint8
     )
+
+
+def contour(mask: np.ndarray, width: int = 2) -> np.ndarray:
+    """Draw the border of a mask, which lies inside of it, in orange on nothing.
+
+    Args:
+        mask: (H, W), 0 outside.
+        width: Of the line, in pixels.
+
+    Returns:
+        (H, W, 4) uint8, RGB and opacity.
+    """
+    inside = mask > 0
+    border = inside & ~ndimage.binary_erosion(inside, iterations=width)
+    return np.where(border[..., None], np.array((*_RGB, 255), np.uint8), np.uint8(0))

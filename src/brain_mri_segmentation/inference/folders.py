@@ -1,9 +1,9 @@
 """From folders of slices, stacks and zips to files with what was found in them.
 
 In the output folder stand ``masks`` and ``overlays``, named as what they are of, of volumes with a
-geometry ``probabilities`` as well, and in ``volumes`` a record of each volume: the metrics of its
-slices, and the digest by which a later run sees that volume, model and version are the same and
-leaves it as it is.
+geometry ``probabilities`` as well, and ``reports`` on demand. In ``volumes`` is a record of each
+volume: the metrics of its slices, and the digest by which a later run sees that volume, model and
+version are the same and leaves it as it is.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ from brain_mri_segmentation.imaging.readers import Unreadable, read_files
 from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.imaging.writers import draw, to_files
 from brain_mri_segmentation.inference.predictor import BATCH_SIZE, Prediction, Predictor
+from brain_mri_segmentation.inference.report import render_report
 from brain_mri_segmentation.runtime.files import FileReader, Folder
 
 COLUMNS = [
@@ -60,6 +61,7 @@ def segment_volumes(
     output: Folder,
     overwrite: bool = False,
     batch_size: int = BATCH_SIZE,
+    report: bool = False,
 ) -> Iterator[Outcome]:
     """Segment volumes one at a time, and write what was found.
 
@@ -71,6 +73,7 @@ def segment_volumes(
         output: Where to write.
         overwrite: Segment again what is done.
         batch_size: Slices in one forward pass.
+        report: Write a report of each volume as well.
 
     Raises:
         InputError: The output folder cannot be written to.
@@ -90,7 +93,7 @@ def segment_volumes(
                 }
                 yield Outcome([row])
             else:
-                outcome = segment_volume(volume, predictor, output, overwrite, batch_size)
+                outcome = segment_volume(volume, predictor, output, overwrite, batch_size, report)
                 yield replace(outcome, files=count)
 
 
@@ -100,6 +103,7 @@ def segment_volume(
     output: Folder,
     overwrite: bool = False,
     batch_size: int = BATCH_SIZE,
+    report: bool = False,
 ) -> Outcome:
     """Segment a volume and write what was found, as ``segment_volumes`` does.
 
@@ -108,10 +112,11 @@ def segment_volume(
     """
     settings = f"{__version__} {predictor.checkpoint.digest}"
     digest = hashlib.blake2b(f"{settings} {volume.digest}".encode()).hexdigest()[:32]
-    rows = None if overwrite else _rows_of_record(output, volume, digest)
+    asked_for = [_report_of(volume)] if report else []
+    rows = None if overwrite else _rows_of_record(output, volume, digest, asked_for)
     done_before = rows is not None
     if rows is None:
-        rows = _segment(volume, digest, predictor, output, batch_size)
+        rows = _segment(volume, digest, predictor, output, batch_size, report)
     return Outcome(rows, done_before=done_before, notes=volume.notes)
 
 
@@ -138,7 +143,12 @@ def tabulate(outcomes: Iterable[Outcome]) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _segment(
-    volume: Volume, digest: str, predictor: Predictor, output: Folder, batch_size: int
+    volume: Volume,
+    digest: str,
+    predictor: Predictor,
+    output: Folder,
+    batch_size: int,
+    report: bool,
 ) -> list[Row]:
     """Segment a volume, and write its pictures and at last its record."""
     prediction = predictor.predict(volume, batch_size)
@@ -146,6 +156,10 @@ def _segment(
     for name, content in _files(volume, prediction):
         output.write(name, content)
         written.append(name)
+    if report:
+        page = render_report(volume, prediction, predictor.checkpoint)
+        output.write(_report_of(volume), page.encode())
+        written.append(_report_of(volume))
     rows = [
         {"slice": name, "volume": volume.name} | metrics | {"problem": ""}
         for name, metrics in zip(volume.names, prediction.of_slices(), strict=True)
@@ -178,13 +192,16 @@ def _files(volume: Volume, prediction: Prediction) -> Iterator[tuple[str, bytes]
         yield f"overlays/{name}", content
 
 
-def _rows_of_record(output: Folder, volume: Volume, digest: str) -> list[Row] | None:
+def _rows_of_record(
+    output: Folder, volume: Volume, digest: str, asked_for: list[str]
+) -> list[Row] | None:
     """Return the rows of a volume that is done; None if it is not, or another one was."""
     if not output.exists(_record_of(volume)):
         return None
     try:
         record = json.loads(output.read(_record_of(volume)))
-        done = record["digest"] == digest and all(map(output.exists, record["files"]))
+        same = record["digest"] == digest and set(asked_for) <= set(record["files"])
+        done = same and all(map(output.exists, record["files"]))
         return list(record["slices"]) if done else None
     except (ValueError, KeyError, TypeError):  # not one of ours
         return None
@@ -192,3 +209,7 @@ def _rows_of_record(output: Folder, volume: Volume, digest: str) -> list[Row] | 
 
 def _record_of(volume: Volume) -> str:
     return f"volumes/{volume.name}.json"
+
+
+def _report_of(volume: Volume) -> str:
+    return f"reports/{volume.name}.html"
