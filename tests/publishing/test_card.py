@@ -14,7 +14,9 @@ from brain_mri_segmentation.evaluation.metrics import (
 )
 from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.inference.predictor import Predictor
-from brain_mri_segmentation.publishing import Approval, Scores, compare, export, render_card
+from brain_mri_segmentation.publishing.card import render_card
+from brain_mri_segmentation.publishing.export import ONNX_FILE, to_onnx
+from brain_mri_segmentation.publishing.gate import Approval, Scores, compare
 
 FINGERPRINT = {
     "split": "s1",
@@ -199,7 +201,9 @@ def test_the_code_on_the_card_gives_the_masks_of_this_project(
     checkpoint, card = render(name, rules=rules, onnx=name == "unet")
     folder = tmp_path / "path/of/this/folder"
     folder.mkdir(parents=True)
-    files = export(checkpoint, {}, onnx=name == "unet")
+    files = checkpoint.folder_files({})
+    if name == "unet":
+        files[ONNX_FILE] = to_onnx(checkpoint)
     for file, content in files.items():
         (folder / file).write_bytes(content)
     expected = Predictor(checkpoint).predict(Volume(slices)).mask

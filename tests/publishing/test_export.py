@@ -12,8 +12,7 @@ from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.inference.predictor import Predictor, load_model
 from brain_mri_segmentation.models.unet import UNet
 from brain_mri_segmentation.parameters import PreprocessingParameters
-from brain_mri_segmentation.publishing import export
-from brain_mri_segmentation.publishing.export import to_onnx
+from brain_mri_segmentation.publishing.export import ONNX_FILE, to_onnx
 
 
 @pytest.fixture
@@ -22,7 +21,9 @@ def write_export(make_checkpoint, tmp_path):
 
     def write(name, onnx=False):
         checkpoint = make_checkpoint(name)
-        files = export(checkpoint, {"metrics": {"dice": 0.5}}, onnx)
+        files = checkpoint.folder_files({"metrics": {"dice": 0.5}})
+        if onnx:
+            files[ONNX_FILE] = to_onnx(checkpoint)
         dataset = ExportedModelDataset(filepath=str(tmp_path / name))
         dataset.save(files)
         return checkpoint, dataset.load()

@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.publishing import Scores, approve, compare, find_report
+from brain_mri_segmentation.publishing.gate import Scores, approve, compare, find_report
 
 
 def scores(model, dice, patients="ABCDEF", **report):

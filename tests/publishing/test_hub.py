@@ -8,7 +8,7 @@ from huggingface_hub import HfApi
 
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.models import Checkpoint
-from brain_mri_segmentation.publishing import push
+from brain_mri_segmentation.publishing.hub import push
 
 REPOSITORY = "somebody/brain-mri-segmentation"
 CARD = b"---\nlicense: cc-by-nc-sa-4.0\n---\n# Card\n"

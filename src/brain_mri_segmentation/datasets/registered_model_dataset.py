@@ -18,37 +18,32 @@ class Release:
     Attributes:
         folder: The exported model.
         alias: Points at this version from now on; None moves no alias.
-        description: One sentence for the registry's page.
         tags: Of the version, the model's ``digest`` among them.
     """
 
     folder: Path
     alias: str | None
-    description: str
     tags: dict[str, str]
 
 
 class RegisteredModelDataset(AbstractDataset[Release, Checkpoint]):
-    """Saves a new version, and loads the one that an alias points at.
+    """Saves a new version, and loads the one that the alias ``champion`` points at.
 
     A version is the exported folder as an artifact of the MLflow run: nothing is pickled, and no
     code comes with it.
 
     Args:
         name: Of the registered model.
-        alias: Of the version to load.
         metadata: Not used by Kedro; for Kedro-Viz.
     """
 
-    def __init__(
-        self, name: str, alias: str = "champion", metadata: dict[str, Any] | None = None
-    ) -> None:
-        self._name, self._alias = name, alias
+    def __init__(self, name: str, metadata: dict[str, Any] | None = None) -> None:
+        self._name = name
         self.metadata = metadata
 
     def load(self) -> Checkpoint:
         """Return the model."""
-        return load_checkpoint(f"models:/{self._name}@{self._alias}")
+        return load_checkpoint(f"models:/{self._name}@champion")
 
     def save(self, data: Release) -> None:
         """Register the folder, then move the alias."""
@@ -62,13 +57,12 @@ class RegisteredModelDataset(AbstractDataset[Release, Checkpoint]):
             source=mlflow.get_artifact_uri(place),
             run_id=mlflow.active_run().info.run_id,
             tags=data.tags,
-            description=data.description,
         )
         if data.alias is not None:
             client.set_registered_model_alias(self._name, data.alias, version.version)
 
     def _describe(self) -> dict[str, Any]:
-        return {"name": self._name, "alias": self._alias}
+        return {"name": self._name}
 
     def _exists(self) -> bool:
         return bool(mlflow.MlflowClient().search_model_versions(f"name='{self._name}'"))

@@ -1,8 +1,7 @@
-"""From a checkpoint to the files that others load with the tools they have."""
+"""From a checkpoint to ONNX, which others load with the tools they have."""
 
 import logging
 import warnings
-from collections.abc import Mapping
 
 import numpy as np
 import onnxruntime
@@ -16,28 +15,6 @@ from brain_mri_segmentation.parameters import PreprocessingParameters
 ONNX_FILE = "model.onnx"
 _SAME_LOGITS = 1e-4
 """Largest difference of ONNX logits; two runtimes do not add in the same order."""
-
-
-def export(
-    checkpoint: Checkpoint, results: Mapping[str, object], onnx: bool = True
-) -> dict[str, bytes]:
-    """Turn a checkpoint into the files of a model on the Hugging Face hub.
-
-    Args:
-        checkpoint: The model.
-        results: What ``run.json`` says besides, such as metrics.
-        onnx: Whether ``model.onnx`` is among the files.
-
-    Returns:
-        The contents of each file by its name.
-
-    Raises:
-        InputError: The ONNX model does not give the checkpoint's logits.
-    """
-    files = checkpoint.folder_files(results)
-    if onnx:
-        files[ONNX_FILE] = to_onnx(checkpoint)
-    return files
 
 
 def to_onnx(checkpoint: Checkpoint) -> bytes:

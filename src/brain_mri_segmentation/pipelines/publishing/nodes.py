@@ -8,13 +8,21 @@ import pandas as pd
 from huggingface_hub import HfApi
 from matplotlib.figure import Figure
 
-from brain_mri_segmentation import publishing
 from brain_mri_segmentation.datasets import Release
 from brain_mri_segmentation.evaluation import plots
 from brain_mri_segmentation.evaluation.metrics import Report
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import EvaluationParameters, PublishingParameters
-from brain_mri_segmentation.publishing import Approval, Comparison, Scores
+from brain_mri_segmentation.publishing.export import ONNX_FILE, to_onnx
+from brain_mri_segmentation.publishing.gate import (
+    Approval,
+    Comparison,
+    Scores,
+    approve,
+    compare,
+    find_report,
+)
+from brain_mri_segmentation.publishing.hub import push
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +40,9 @@ def compare_models(
 ) -> tuple[Comparison, Figure]:
     """Compare the model with the baseline, patient by patient."""
     main, baseline = (
-        Scores(publishing.find_report(name, reports), scores[name]())
-        for name in (model, parameters.baseline)
+        Scores(find_report(name, reports), scores[name]()) for name in (model, parameters.baseline)
     )
-    comparison = publishing.compare(
+    comparison = compare(
         main, baseline, parameters.gate.confidence, evaluation.bootstrap_samples, seed
     )
     return comparison, plots.model_comparison(comparison)
@@ -48,7 +55,7 @@ def check_gate(
     parameters: PublishingParameters,
 ) -> Approval:
     """Refuse a model that does not beat the baseline."""
-    approval = publishing.approve(comparison, checkpoint, report, parameters.gate)
+    approval = approve(comparison, checkpoint, report, parameters.gate)
     level = logging.WARNING if approval.status == "overridden" else logging.INFO
     logger.log(level, "%s", approval.reason)
     return approval
@@ -83,7 +90,9 @@ def export_model(
         "comparison": comparison,
         "approval": {"status": approval.status, "reason": approval.reason},
     }
-    files = publishing.export(checkpoint, results, parameters.onnx)
+    files = checkpoint.folder_files(results)
+    if parameters.onnx:
+        files[ONNX_FILE] = to_onnx(checkpoint)
     return files | {"README.md": model_card.encode()} | card_pictures
 
 
@@ -96,7 +105,7 @@ def push_to_hub(
         return {"destination": "folder"}
     message = f"Publish {report['model']} {report['digest']}"
     # The client takes HF_TOKEN and HF_ENDPOINT from the environment.
-    release = publishing.push(
+    release = push(
         exported_model,
         parameters.repo_id,
         parameters.private,
@@ -111,5 +120,5 @@ def push_to_hub(
 def register_model(exported_model: Path, approval: Approval, report: Report) -> Release:
     """Register the folder; the champion changes only when the gate is passed."""
     tags = {"model": report["model"], "digest": report["digest"], "gate": approval.status}
-    tags[f"{report['split']}/dice"] = f"{report['dice']:.4f}"
-    return Release(exported_model, _ALIASES[approval.status], approval.reason, tags)
+    tags |= {"reason": approval.reason, f"{report['split']}/dice": f"{report['dice']:.4f}"}
+    return Release(exported_model, _ALIASES[approval.status], tags)

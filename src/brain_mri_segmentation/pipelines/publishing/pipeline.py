@@ -1,6 +1,5 @@
 from kedro.pipeline import Node, Pipeline
 
-from brain_mri_segmentation import publishing
 from brain_mri_segmentation.pipelines.publishing.nodes import (
     check_gate,
     choose_card_pictures,
@@ -9,6 +8,7 @@ from brain_mri_segmentation.pipelines.publishing.nodes import (
     push_to_hub,
     register_model,
 )
+from brain_mri_segmentation.publishing.card import render_card
 
 
 def _inputs(*names: str) -> dict[str, str]:
@@ -47,7 +47,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 name="choose_card_pictures",
             ),
             Node(
-                publishing.render_card,
+                render_card,
                 inputs=_inputs("checkpoint", "report", "patient_scores", "site_scores")
                 | _inputs("comparison", "approval", "card_pictures", "parameters"),
                 outputs="model_card",
