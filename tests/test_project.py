@@ -21,6 +21,7 @@ from fastapi.testclient import TestClient
 from hub_server import TOKEN
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
+from kedro.io import DataCatalog
 from nbclient import NotebookClient
 from PIL import Image
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
@@ -32,6 +33,8 @@ from brain_mri_segmentation.errors import find_input_error
 from brain_mri_segmentation.imaging import Volume, read_volume
 from brain_mri_segmentation.inference.predictor import load_model
 from brain_mri_segmentation.models import Checkpoint
+from brain_mri_segmentation.parameters import check_parameters
+from brain_mri_segmentation.pipelines.training.nodes import calibrate_model
 from brain_mri_segmentation.runtime.startup import storage_error
 from brain_mri_segmentation.serving.app import create_app
 
@@ -102,6 +105,14 @@ class Project:
     def data(self, place: str) -> Path:
         return self.folder / "data" / place
 
+    def catalog(self) -> DataCatalog:
+        bootstrap_project(self.folder)
+        with (
+            contextlib.chdir(self.folder),
+            KedroSession.create(self.folder, env="local") as session,
+        ):
+            return session.load_context().catalog
+
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
@@ -123,12 +134,71 @@ def test_one_command_turns_raw_slices_into_a_model_and_its_scores(project):
     assert predictor.preprocessing.image_size == 64
 
 
+def test_the_partitions_hold_the_resized_slices_of_their_patients(project):
+    catalog = project.catalog()
+    split = catalog.load("patient_split").set_index("patient")["split"]
+    assert split.value_counts().to_dict() == {"train": 3, "val": 1, "test": 1}
+    for name in ("train", "val", "test"):
+        images, masks = catalog.load(f"{name}_images"), catalog.load(f"{name}_masks")
+        assert images.keys() == masks.keys()
+        patients = {slice_name.rpartition("_")[0] for slice_name in images}
+        assert patients == set(split.index[split == name])
+        first = next(iter(images))
+        assert (images[first]().shape, masks[first]().shape) == ((64, 64, 3), (64, 64))
+    assert len(catalog.load("slice_statistics")) == 30
+    assert len(catalog.load("cohort_problems")) == 0
+    fingerprint, metadata = catalog.load("data_fingerprint"), catalog.load("checkpoint").metadata
+    assert fingerprint["train"]["slices"] == 18
+    assert metadata["fingerprint"] == fingerprint
+    assert set(metadata["train_patients"]) == set(split.index[split == "train"])
+
+
+def test_scores_are_those_of_the_masks(project):
+    catalog = project.catalog()
+    truths, predictions = catalog.load("test_masks"), catalog.load("predictions")
+    scores, metrics = catalog.load("slice_scores"), catalog.load("metrics")
+    assert scores["slice"].tolist() == list(truths)
+    assert catalog.load("patient_scores")["slices"].sum() == len(truths)
+    tp = fp = fn = 0
+    for name, read in truths.items():
+        truth, prediction = read() > 0, predictions[name]() > 0
+        tp += np.sum(truth & prediction)
+        fp += np.sum(~truth & prediction)
+        fn += np.sum(truth & ~prediction)
+    assert metrics["dice_pooled"] == pytest.approx(2 * tp / (2 * tp + fp + fn))
+    assert metrics["fingerprint"]["split"] == catalog.load("data_fingerprint")["split"]
+
+
+def test_threshold_components_and_mirroring_can_be_chosen_without_training_again(project):
+    catalog = project.catalog()
+    start, fitted = catalog.load("uncalibrated_checkpoint"), ("temperature", "review_uncertainty")
+    values = check_parameters(catalog.load("parameters"))
+    chosen = {"threshold": 0.3, "min_component_ratio": 0.9, "mirroring": False}
+    preprocessing = values.preprocessing.model_copy(update=chosen | {"image_size": 32})
+    slices = (catalog.load("val_images"), catalog.load("val_masks"))
+    again, report = calibrate_model(start, *slices, preprocessing, values.training)
+    assert again.preprocessing["temperature"] == report["temperature"]
+    assert catalog.load("checkpoint").preprocessing.keys() == again.preprocessing.keys()
+    # What the network learnt from stays as it was.
+    others = {n: v for n, v in again.preprocessing.items() if n not in fitted}
+    expected = {n: v for n, v in start.preprocessing.items() if n not in fitted}
+    assert others == expected | chosen
+
+
+def test_robustness_is_scored_on_the_partition(project):
+    project.run("robustness")
+    table = project.catalog().load("robustness")
+    assert table["condition"].iloc[0] == "as it is"
+    assert table["lost"].iloc[0] == 0
+
+
 def test_the_mlflow_run_holds_every_epoch_all_parameters_and_the_reports(project):
     client, run = project.recorded("__default__")
     assert run.info.status == "FINISHED"
     for name in ("train/loss", "val/loss", "val/dice", "val/iou", "val/pixel_accuracy"):
         assert [m.step for m in client.get_metric_history(run.info.run_id, name)] == [1, 2]
-    assert "test/dice" in run.data.metrics
+    metrics = json.loads(project.data("08_reporting/unet/metrics.json").read_text())
+    assert run.data.metrics["test/dice"] == metrics["dice"]
     parameters = run.data.params
     assert parameters["training.epochs"] == "2"
     assert parameters["training.lr.unet"] == "0.0012"
@@ -149,9 +219,7 @@ def test_another_partition_is_scored_without_training_again(project):
 
 
 def test_figures_and_tables_have_previews_for_kedro_viz(project):
-    bootstrap_project(project.folder)
-    with KedroSession.create(project.folder, env="local") as session:
-        catalog = session.load_context().catalog
+    catalog = project.catalog()
     for name in ("cohort_overview", "patient_dice", "dice_by_tumour_size", "slice_gallery"):
         assert base64.b64decode(catalog.get(name).preview()).startswith(b"\x89PNG")
     assert "dice" in catalog.get("patient_scores").preview()["columns"]

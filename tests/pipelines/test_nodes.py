@@ -1,0 +1,51 @@
+"""Nodes by themselves; test_project.py runs the pipelines as a whole."""
+
+import pandas as pd
+import pytest
+
+from brain_mri_segmentation.cohort.index import usable_slices
+from brain_mri_segmentation.datasets import RawSlicesDataset
+from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.pipelines.data_processing.nodes import (
+    index_cohort,
+    measure_slices,
+    split_patients,
+    write_split_folders,
+)
+from brain_mri_segmentation.pipelines.evaluation.nodes import score_predictions, select_split
+
+
+def test_every_raw_file_is_read_once_and_a_manifest_is_followed(phantom_folder, parameters):
+    raw, read = RawSlicesDataset(path=str(phantom_folder)).load(), []
+    raw = {name: lambda n=name, r=reader: read.append(n) or r() for name, reader in raw.items()}
+    cohort, problems, images, masks = index_cohort(raw, parameters.cohort, parameters.preprocessing)
+    assert len(usable_slices(cohort)) == 30
+    assert len(problems) == 0
+    assert len(measure_slices(images, masks, parameters.preprocessing)) == 30
+    patients = sorted(cohort["patient"].unique())
+    wanted = dict(zip(patients, ["val", "train", "train", "train", "train"], strict=True))
+    manifest = pd.DataFrame(wanted.items(), columns=["patient", "split"])
+    split = split_patients(cohort, manifest, parameters.split)
+    assert dict(split.to_numpy()) == wanted
+    folders = write_split_folders(images, masks, cohort, split)
+    assert {name: len(slices) for name, slices in folders.items() if name.endswith("images")} == {
+        "train_images": 24,
+        "val_images": 6,
+        "test_images": 0,
+    }
+    for slices in folders.values():
+        for reader in slices.values():
+            reader()
+    assert sorted(read) == sorted(raw)
+
+
+def test_an_empty_partition_names_the_way_out(parameters):
+    folders = {f"{s}_{k}": {} for s in ("train", "val", "test") for k in ("images", "masks")}
+    with pytest.raises(InputError, match="'test' holds no slices.*evaluation.split=val"):
+        select_split(parameters.evaluation, **folders)
+
+
+def test_masks_of_another_partition_are_not_scored(synthetic_slices):
+    one, other = synthetic_slices(1, 3), synthetic_slices(2, 3)
+    with pytest.raises(InputError, match="of other slices than those to score"):
+        score_predictions(one.masks, other.masks)
