@@ -29,9 +29,6 @@ def test_an_input_error_is_found_behind_what_wraps_it():
     outer.__cause__ = inner
     assert find_input_error(outer) is inner
     assert find_input_error(inner) is inner
-
-
-def test_other_errors_are_not_mistaken_for_input_errors():
     assert find_input_error(KeyError("x")) is None
 
 

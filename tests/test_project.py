@@ -386,17 +386,6 @@ def test_a_manifest_says_which_patients_a_finished_model_is_scored_on(project):
     assert scores["patient"].tolist() == val["patient"].tolist()
 
 
-def test_scoring_patients_that_the_model_learned_from_is_refused(project, tmp_path):
-    split = pd.read_csv(project.data("02_intermediate/patient_split.csv"))
-    split["split"] = split["split"].map({"train": "test", "test": "train", "val": "val"})
-    split.to_csv(tmp_path / "swapped.csv", index=False)
-    copy = shutil.copytree(project.folder, tmp_path / "copy")
-    other = object.__new__(Project)
-    other.folder = copy
-    other.run("data_processing", split_manifest=str(tmp_path / "swapped.csv"))
-    assert "selected on 3 of the patients to be scored" in other.refusal("evaluation")
-
-
 @pytest.fixture(scope="module")
 def two_models(project, tmp_path_factory):
     """A copy of the project in which a U-Net and a small SegFormer are trained and scored."""

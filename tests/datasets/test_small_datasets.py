@@ -50,21 +50,8 @@ def test_an_exported_model_replaces_the_one_before_as_a_whole(checkpoint, tmp_pa
     assert loaded.digest == checkpoint.digest
 
 
-def test_a_failed_export_leaves_the_one_before(checkpoint, tmp_path):
-    dataset = ExportedModelDataset(filepath=str(tmp_path / "exported"))
-    files = checkpoint.folder_files({})
-    dataset.save(files)
-    too_long = files | {"README.md": b"another", "x" * 300: b""}  # as the system refuses
-    with pytest.raises(DatasetError, match="could not be written.*untouched"):
-        dataset.save(too_long)
-    assert dataset.load() == tmp_path / "exported"
-    assert not (tmp_path / "exported/README.md").exists()
-    assert list(tmp_path.iterdir()) == [tmp_path / "exported"]
-
-
-def test_an_export_that_cannot_be_put_in_place_leaves_the_one_before(
-    checkpoint, tmp_path, monkeypatch
-):
+@pytest.mark.parametrize("at", ["writing", "putting in place"])
+def test_a_failed_export_leaves_the_one_before(checkpoint, tmp_path, monkeypatch, at):
     dataset = ExportedModelDataset(filepath=str(tmp_path / "exported"))
     files = checkpoint.folder_files({})
     dataset.save(files)
@@ -75,11 +62,14 @@ def test_an_export_that_cannot_be_put_in_place_leaves_the_one_before(
             raise OSError("the system refuses")
         return rename(self, target)
 
-    monkeypatch.setattr(Path, "rename", refuse_new)
+    if at == "putting in place":
+        monkeypatch.setattr(Path, "rename", refuse_new)
+    too_long = {"x" * 300: b""} if at == "writing" else {}  # as the system refuses
     with pytest.raises(DatasetError, match="could not be written.*untouched"):
-        dataset.save(files | {"README.md": b"another"})
+        dataset.save(files | {"README.md": b"another"} | too_long)
     assert dataset.load() == tmp_path / "exported"
     assert not (tmp_path / "exported/README.md").exists()
+    assert list(tmp_path.iterdir()) == [tmp_path / "exported"]
 
 
 def test_a_folder_is_a_place_and_one_that_is_not_named_is_asked_for(tmp_path):

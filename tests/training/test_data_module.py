@@ -67,6 +67,7 @@ def test_a_sample_is_image_mask_and_the_statistics_of_its_volume(synthetic_slice
     assert first["mask"].unique().tolist() == [0, 1]
     assert (first["patient"], other["patient"]) == (0, 1)
     assert torch.equal(first["statistics"], dataset[2]["statistics"])
+    assert not torch.equal(first["own_statistics"], first["statistics"])
     assert not torch.equal(first["statistics"], other["statistics"])
 
 

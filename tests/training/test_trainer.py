@@ -10,9 +10,8 @@ from lightning.pytorch.callbacks import LambdaCallback
 from brain_mri_segmentation.cohort.index import patient_volumes
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.evaluation.metrics import confusion_counts, dice
-from brain_mri_segmentation.inference.predictor import Predictor, load_model
+from brain_mri_segmentation.inference.predictor import Predictor
 from brain_mri_segmentation.models import create_model
-from brain_mri_segmentation.parameters import AugmentationParameters
 from brain_mri_segmentation.training import Partition, TrainingConfig, fit_model
 from brain_mri_segmentation.training.callbacks import MovingAverage
 from brain_mri_segmentation.training.module import SegmentationModule
@@ -169,46 +168,6 @@ def test_training_stops_when_dice_no_longer_improves(parameters, partitions, tmp
     assert len(history) == 3
 
 
-class Recorder:
-    """An experiment logger that keeps what it gets."""
-
-    def __init__(self):
-        self.steps = []
-
-    def log_metrics(self, metrics, step):
-        self.steps.append((step, set(metrics)))
-
-    def finalize(self, status):
-        self.status = status
-
-
-def test_every_epoch_reaches_the_experiment_logger(parameters, partitions, tmp_path):
-    recorder = Recorder()
-    fit_model(recipe(parameters), *partitions, tmp_path, recorder)
-    assert [step for step, _ in recorder.steps] == [1, 2, 3]
-    wanted = {"train/loss", "val/loss", "val/dice", "val/iou", "val/pixel_accuracy"}
-    assert wanted <= recorder.steps[0][1]
-
-
-@pytest.mark.parametrize("share", [0, 1])
-def test_slices_may_be_normalised_by_themselves(
-    parameters, partitions, tmp_path, monkeypatch, share
-):
-    means = []
-    step = SegmentationModule.training_step
-
-    def spy(self, batch, index):
-        means.append(batch["image"].mean((2, 3)).abs().max().item())
-        return step(self, batch, index)
-
-    monkeypatch.setattr(SegmentationModule, "training_step", spy)
-    nothing = dict.fromkeys(AugmentationParameters.model_fields, 0)
-    augmentation = AugmentationParameters(**nothing | {"slice_normalisation": share})
-    fit_model(recipe(parameters, epochs=1, augmentation=augmentation), *partitions, tmp_path)
-    # A slice has mean 0 by its own statistics; by its volume's, one with tumour lies above.
-    assert (max(means) < 1e-4) == bool(share)
-
-
 def test_training_goes_on_from_given_weights(parameters, partitions, tmp_path):
     before, _ = fit_model(recipe(parameters), *partitions, tmp_path / "before")
     before.save(tmp_path / "before.ckpt")
@@ -229,21 +188,6 @@ def test_the_moving_average_warms_up():
         old = [torch.tensor(1.0)]
         average(old, [torch.tensor(0.0)], torch.tensor(step))
         assert old[0].item() == pytest.approx(expected)
-
-
-def test_a_pretrained_segformer_goes_from_training_to_masks(
-    parameters, partitions, tmp_path, tiny_segformer
-):
-    settings = dataclasses.replace(
-        recipe(parameters, epochs=1, batch_size=8),
-        model_name="segformer",
-        model_options={"pretrained": str(tiny_segformer)},
-    )
-    checkpoint, _ = fit_model(settings, *partitions, tmp_path)
-    checkpoint.save(tmp_path / "best.ckpt")
-    shutil.rmtree(tiny_segformer)  # the checkpoint needs nothing beside itself
-    volume = next(patient_volumes(partitions[1].images))
-    assert len(load_model(tmp_path / "best.ckpt").predict(volume).mask) == len(volume)
 
 
 def test_slices_of_another_size_than_the_model_stores_are_refused(parameters, partitions, tmp_path):
