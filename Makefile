@@ -6,7 +6,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo test test-fast fuzz lint format docs benchmark viz serve image runs clean
+.PHONY: help install lock demo test test-fast fuzz lint format docs benchmark benchmark-inference viz serve image runs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ docs: install  ## build the documentation, site/index.html, and the pipelines' g
 
 benchmark: install  ## compare training with a bare PyTorch loop
 	$(BIN)/python benchmarks/train_throughput.py
+
+benchmark-inference: install  ## compare the engines that segment slices
+	$(BIN)/python benchmarks/inference.py
 
 viz: install  ## show the pipelines in the browser
 	$(BIN)/kedro viz

@@ -1,11 +1,14 @@
 """What many tests share: the project's own parameters, and synthetic cohorts."""
 
 import os
+import tempfile
 import threading
 from pathlib import Path
 
 # Networks are tiny here, so that threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Nor may tests fill, or take from, the cache of the person who runs them.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="cache-of-tests-")
 
 import numpy as np
 import pytest

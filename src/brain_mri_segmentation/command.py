@@ -27,6 +27,7 @@ from brain_mri_segmentation.inference.predictor import (
     load_model,
 )
 from brain_mri_segmentation.models import SHIPPED_MODEL
+from brain_mri_segmentation.parameters import EngineName
 from brain_mri_segmentation.runtime import startup
 from brain_mri_segmentation.runtime.files import Folder
 
@@ -46,6 +47,11 @@ Model = Annotated[
 ]
 Device = Annotated[
     Literal["auto", "cpu"], typer.Option(help="auto takes a GPU where there is one.")
+]
+
+Engine = Annotated[
+    EngineName,
+    typer.Option(envvar="SERVING_ENGINE", help="auto is the fastest; torch the reference."),
 ]
 
 
@@ -77,6 +83,7 @@ def segment(
     ] = None,
     model: Model = str(SHIPPED_MODEL),
     device: Device = "auto",
+    engine: Engine = "auto",
     batch_size: Annotated[
         int, typer.Option(min=1, help="Slices in one forward pass.")
     ] = BATCH_SIZE,
@@ -104,7 +111,7 @@ def segment(
         else:
             files = {sequence: path for sequence, path in named.items() if path}
             head = read_sequences(files, without_ending(Path(flair or "volume").name))
-        predictor = load_model(model, best_device(device))
+        predictor = load_model(model, best_device(device), engine)
     except InputError as error:
         _fail(error, code=2)
     outcomes: list[Outcome] = []
@@ -150,6 +157,7 @@ def segment(
 @app.command()
 def serve(
     model: Model = str(SHIPPED_MODEL),
+    engine: Engine = "auto",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 8000,
 ) -> None:
@@ -164,17 +172,19 @@ def serve(
             code=2,
         )
     try:
-        service = create_app(model)
+        service = create_app(model, engine=engine)
     except InputError as error:
         _fail(error, code=2)
     run(service, host, port)
 
 
 @app.command()
-def info(model: Model = str(SHIPPED_MODEL), device: Device = "auto") -> None:
+def info(
+    model: Model = str(SHIPPED_MODEL), device: Device = "auto", engine: Engine = "auto"
+) -> None:
     """Say which model it is, and what it was trained on."""
     try:
-        predictor = load_model(model, best_device(device))
+        predictor = load_model(model, best_device(device), engine)
     except InputError as error:
         _fail(error, code=2)
     shown = Table.grid(padding=(0, 2))
@@ -187,7 +197,7 @@ def info(model: Model = str(SHIPPED_MODEL), device: Device = "auto") -> None:
 
 def _describe(predictor: Predictor, place: str) -> dict[str, object]:
     checkpoint = predictor.checkpoint
-    parameters = sum(parameter.numel() for parameter in predictor.network.parameters())
+    parameters = sum(weight.numel() for weight in checkpoint.weights.values())
     return {
         "version": __version__,
         "model": checkpoint.model_name,
@@ -197,7 +207,8 @@ def _describe(predictor: Predictor, place: str) -> dict[str, object]:
         "trained on": f"{len(checkpoint.metadata.get('train_patients', []))} patients",
         "validation Dice": checkpoint.metadata.get("val_dice", "not known"),
         **dict(predictor.preprocessing),
-        "device": predictor.device,
+        "engine": predictor.engine.name,
+        "device": predictor.engine.device,
         "": DISCLAIMER,
     }
 

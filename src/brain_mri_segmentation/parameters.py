@@ -22,6 +22,8 @@ from brain_mri_segmentation.models import check_model_name, check_model_options
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
+EngineName = Literal["auto", "torch", "openvino", "onnxruntime"]
+"""What runs a network: ``auto`` is the fastest one here, ``torch`` the reference in 32 bits."""
 
 
 class Parameters(BaseModel):
@@ -212,6 +214,8 @@ class EvaluationParameters(Parameters):
 
     split: Literal["train", "val", "test"]
     """Partition to score."""
+    engine: EngineName
+    """What runs the network; ``torch``, the reference, gives the same scores everywhere."""
     batch_size: int = Field(ge=1)
     """Slices in one forward pass."""
     single_slices: bool
@@ -265,6 +269,8 @@ class PublishingParameters(Parameters):
     """Licence of the weights, as a hub identifier."""
     onnx: bool
     """Whether ``model.onnx`` is exported."""
+    int8: bool
+    """Whether a copy in 8 bits is made for OpenVINO, and kept if it hardly loses Dice."""
     pictures: bool
     """Whether the card shows slices of patients; the licence of the data must permit it."""
     data: DataParameters
@@ -314,6 +320,8 @@ class ProjectParameters(Parameters):
     serving_model: str | None = None
     """Checkpoint or exported folder that is served, that segments folders and that the pipeline
     scoring scores, when it is not the shipped one."""
+    engine: EngineName
+    """What runs the network where folders are segmented and where it is served."""
     exported_model: str | None = None
     """Folder that the pipeline publishing writes, when it is not that of the model."""
     cohort: CohortParameters

@@ -8,6 +8,7 @@ import torch
 
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.imaging.volume import Volume
+from brain_mri_segmentation.inference.engines import TorchEngine
 from brain_mri_segmentation.inference.predictor import Predictor, check_unseen, load_model
 from brain_mri_segmentation.inference.review import expected_dice, reason_to_review
 from brain_mri_segmentation.models import Checkpoint, create_model
@@ -67,7 +68,7 @@ def test_the_batch_size_does_not_change_the_masks(checkpoint):
 def test_slices_of_several_volumes_can_share_a_forward_pass(checkpoint):
     predictor, slices = Predictor(checkpoint), random_volume(2).slices
     volumes = [Volume(slices[:1]), Volume(slices[1:] // 3)]  # as of another scanner
-    inputs = torch.cat([next(predictor.inputs(volume)) for volume in volumes])
+    inputs = np.concatenate([next(predictor.inputs(volume)) for volume in volumes])
     for volume, own in zip(volumes, predictor.probabilities(inputs), strict=True):
         found, expected = predictor.finish(volume, own[None]), predictor.predict(volume)
         np.testing.assert_allclose(found.probability, expected.probability, atol=1e-5)
@@ -94,11 +95,14 @@ def test_the_mirror_image_is_segmented_too(checkpoint):
 
 
 def test_a_forward_pass_is_bounded(checkpoint):
-    checkpoint.preprocessing["mirroring"] = False
-    predictor, sizes = Predictor(checkpoint), []
-    predictor.network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
-    predictor.predict(random_volume(5), batch_size=2)
-    assert sizes == [2, 2, 1]
+    sizes = []
+    for mirroring in (False, True):
+        checkpoint.preprocessing["mirroring"] = mirroring
+        network = checkpoint.build()
+        network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+        predictor = Predictor(checkpoint, engine=TorchEngine(network))
+        predictor.predict(random_volume(5), batch_size=2)
+    assert sizes == [2, 2, 1, 4, 4, 2]
 
 
 def test_a_slice_normalisation_is_normalised_by_itself(checkpoint):
@@ -118,7 +122,7 @@ class Brightness(torch.nn.Module):
 def test_a_volume_loses_small_regions_from_its_masks_and_not_from_its_map(checkpoint):
     checkpoint.preprocessing.update(min_component_ratio=0.3, temperature=2)
     predictor = Predictor(checkpoint)
-    predictor.network = Brightness()
+    predictor.engine = TorchEngine(Brightness())
     slices = np.zeros((2, 32, 32, 3), np.uint8)
     slices[:, 4:14, 4:14] = 200
     slices[1, 24:30, 24:30] = 200  # 36 pixels of 200
@@ -191,7 +195,7 @@ def test_a_slice_knows_what_its_volume_tells_about_it(checkpoint):
             return torch.stack([torch.zeros_like(logit), logit], dim=1)
 
     predictor = Predictor(checkpoint)
-    predictor.network = Bright()
+    predictor.engine = TorchEngine(Bright())
     slices = np.zeros((2, 32, 32, 3), np.uint8)
     slices[0, 8:16, 8:16] = 200  # tumour
     slices[1, 8:16, 8:16] = 60  # may be tumour, and touches it

@@ -191,9 +191,7 @@ def test_no_changed_byte_of_weights_goes_unseen(checkpoint, tmp_path):
 
 
 def test_weights_that_the_digest_does_not_describe_are_refused(checkpoint, tmp_path):
-    values = {
-        field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)
-    }
+    values = checkpoint.describe() | {"weights": checkpoint.weights}
     values |= {"format": "brain-mri-segmentation/1"}
     torch.save(values, tmp_path / "former.ckpt")  # versions before 0.2 stored no digest
     assert Checkpoint.load(tmp_path / "former.ckpt").digest == checkpoint.digest
@@ -216,9 +214,7 @@ def test_weights_that_the_digest_does_not_describe_are_refused(checkpoint, tmp_p
     ],
 )
 def test_a_weight_that_is_none_is_refused(checkpoint, tmp_path, weight, message):
-    values = {
-        field.name: getattr(checkpoint, field.name) for field in dataclasses.fields(checkpoint)
-    }
+    values = checkpoint.describe() | {"weights": checkpoint.weights}
     values |= {"format": "brain-mri-segmentation/1"}
     values["weights"] = checkpoint.weights | {"head.bias": weight}
     torch.save(values, tmp_path / "best.ckpt")

@@ -25,8 +25,8 @@ def make_member(parameters, tiny_segformer):
     return make
 
 
-def inputs() -> torch.Tensor:
-    return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+def inputs() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((2, 3, 64, 64), dtype=np.float32)
 
 
 def test_the_probability_is_the_mean_of_all_architectures_and_temperatures(make_member, tmp_path):

@@ -13,9 +13,9 @@ from brain_mri_segmentation.evaluation.metrics import (
     summarise,
 )
 from brain_mri_segmentation.imaging.volume import Volume
+from brain_mri_segmentation.inference.conversion import ONNX_FILE, to_onnx
 from brain_mri_segmentation.inference.predictor import Predictor
 from brain_mri_segmentation.publishing.card import render_card
-from brain_mri_segmentation.publishing.export import ONNX_FILE, to_onnx
 from brain_mri_segmentation.publishing.gate import Approval, Scores, compare
 
 FINGERPRINT = {
@@ -24,6 +24,7 @@ FINGERPRINT = {
     "train": {"patients": 88, "slices": 3133, "tumour_slices": 1065, "data": "d2"},
     "val": {"patients": 4, "slices": 8, "tumour_slices": 4, "data": "d3"},
 }
+INT8 = {"kept": True, "reason": "The folder holds a copy in 8 bits for OpenVINO: as good."}
 PASSED = Approval("passed", "segformer beats unet: by a lot.")
 
 
@@ -43,7 +44,13 @@ def render(make_checkpoint, slice_scores, parameters):
     """A function that renders a card of a small model."""
 
     def render(
-        name="segformer", approval=PASSED, metadata=None, rules=None, pictures=None, **settings
+        name="segformer",
+        approval=PASSED,
+        metadata=None,
+        rules=None,
+        pictures=None,
+        int8=None,
+        **settings,
     ):
         checkpoint = make_checkpoint(name, **(rules or {}))
         checkpoint.metadata.update(
@@ -77,6 +84,7 @@ def render(make_checkpoint, slice_scores, parameters):
             comparison,
             approval,
             pictures,
+            INT8 if int8 is None else int8,
             publishing,
         )
 
@@ -226,3 +234,8 @@ def test_a_card_for_the_hub_shows_how_to_load_from_it(render):
     assert 'AutoModelForSemanticSegmentation.from_pretrained("somebody/glioma")' in card
     assert 'hf_hub_download("somebody/glioma", "model.onnx")' in card
     assert "path/of/this/folder" not in card
+
+
+def test_the_card_says_what_the_copy_in_8_bits_is_worth(render):
+    assert f"### In 8 bits\n\n{INT8['reason']}" in render()[1]
+    assert "8 bits" not in render(int8={})[1]

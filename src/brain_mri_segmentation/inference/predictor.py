@@ -26,6 +26,7 @@ from brain_mri_segmentation.imaging.intensity import (
 )
 from brain_mri_segmentation.imaging.naming import patient_of
 from brain_mri_segmentation.imaging.volume import Volume
+from brain_mri_segmentation.inference.engines import Engine, create_engine
 from brain_mri_segmentation.inference.postprocessing import (
     from_model_grid,
     probability_of,
@@ -34,7 +35,7 @@ from brain_mri_segmentation.inference.postprocessing import (
 )
 from brain_mri_segmentation.inference.review import expected_dice, reason_to_review
 from brain_mri_segmentation.models import SHIPPED_MODEL, Checkpoint
-from brain_mri_segmentation.parameters import PreprocessingParameters
+from brain_mri_segmentation.parameters import EngineName, PreprocessingParameters
 from brain_mri_segmentation.runtime.memory import keep_freed_memory
 
 BATCH_SIZE = 8
@@ -111,12 +112,16 @@ class Predictor:
     Args:
         checkpoint: The trained model.
         device: Where it runs, such as ``cpu`` or ``cuda``.
+        engine: What runs the network (``engines.create_engine``), or an engine that does.
 
     Raises:
-        InputError: It was trained by a version that prepares slices in another way.
+        InputError: It was trained by a version that prepares slices in another way, or there is no
+            such engine here.
     """
 
-    def __init__(self, checkpoint: Checkpoint, device: str = "cpu") -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, device: str = "cpu", engine: EngineName | Engine = "torch"
+    ) -> None:
         keep_freed_memory()
         self.checkpoint = checkpoint
         try:
@@ -126,8 +131,8 @@ class Predictor:
                 "The model says in a way that this version does not know how slices are prepared "
                 f"({error.errors()[0]['msg']}). Use the version that trained it, or train again."
             ) from error
-        self.device = torch.device(device)
-        self.network = checkpoint.build().to(self.device)
+        made = create_engine(checkpoint, engine, device) if isinstance(engine, str) else engine
+        self.engine: Engine = made
 
     def predict(self, volume: Volume, batch_size: int = BATCH_SIZE) -> Prediction:
         """Segment a volume.
@@ -143,29 +148,31 @@ class Predictor:
         batches = [self.probabilities(batch) for batch in self.inputs(volume, batch_size)]
         return self.finish(volume, np.concatenate(batches))
 
-    def inputs(self, volume: Volume, batch_size: int = BATCH_SIZE) -> Iterator[torch.Tensor]:
+    def inputs(self, volume: Volume, batch_size: int = BATCH_SIZE) -> Iterator[np.ndarray]:
         """Resize and normalise the slices of a volume.
 
         Yields:
-            (n, 3 K, S, S) float32 on the model's device, n at most ``batch_size``, K the slice and
-            its neighbours as the model has learnt them, and S the model's image size.
+            (n, 3 K, S, S) float32, n at most ``batch_size``, K the slice and its neighbours as the
+            model has learnt them, and S the model's image size.
         """
         rules = self.preprocessing
         slices = to_model_grid(volume, rules.image_size)
         measured = IntensityStatistics.of(slices, rules.lower_percentile, rules.upper_percentile)
-        statistics = torch.from_numpy(measured.values)[None].to(self.device)  # (1, 4, 3)
+        statistics = torch.from_numpy(measured.values)[None]  # (1, 4, 3)
         places = neighbours(len(slices), rules.context)
         for start in range(0, len(slices), batch_size):
-            images = to_tensor(slices[places[start : start + batch_size]])
-            yield normalise(images.to(self.device), statistics)
+            own = places[start : start + batch_size]  # (n, K)
+            first, last = own.min(), own.max()
+            images = to_tensor(slices[first : last + 1, None])  # each slice once: (m, 3, S, S)
+            normalised = normalise(images, statistics).numpy()
+            yield normalised[own - first].reshape(len(own), -1, *slices.shape[1:3])
 
-    def probabilities(self, inputs: torch.Tensor) -> np.ndarray:
+    def probabilities(self, inputs: np.ndarray) -> np.ndarray:
         """Return the tumour probabilities (n, S, S), float32 in 0..1, of what ``inputs`` gives."""
         return probability_of(self.logits(inputs), self.preprocessing.temperature)
 
-    @torch.inference_mode()
-    def logits(self, inputs: torch.Tensor) -> np.ndarray:
-        """Run one forward pass, and a second one for the mirror images if the model wants it.
+    def logits(self, inputs: np.ndarray) -> np.ndarray:
+        """Run one forward pass, of the mirror images as well if the model wants it.
 
         Args:
             inputs: (n, 3 K, S, S) float32, slices of any volumes as ``inputs`` gives them.
@@ -173,10 +180,10 @@ class Predictor:
         Returns:
             (n, S, S) float32, log(p / (1 - p)) of the tumour before the temperature.
         """
-        logits = self.network(inputs)  # (n, 2, S, S)
-        if self.preprocessing.mirroring:
-            logits = (logits + self.network(inputs.flip(-1)).flip(-1)) / 2
-        return (logits[:, 1].float() - logits[:, 0].float()).cpu().numpy()
+        if not self.preprocessing.mirroring:
+            return self.engine(inputs)
+        logits, mirrored = np.split(self.engine(np.concatenate([inputs, inputs[..., ::-1]])), 2)
+        return (logits + mirrored[..., ::-1]) / 2
 
     def finish(self, volume: Volume, probabilities: np.ndarray) -> Prediction:
         """Turn the probabilities (N, S, S) of all slices into masks in their own size."""
@@ -216,18 +223,21 @@ def best_device(accelerator: str = "auto") -> str:
     return "mps" if torch.mps.is_available() else "cpu"
 
 
-def load_model(path: str | Path = SHIPPED_MODEL, device: str = "cpu") -> Predictor:
+def load_model(
+    path: str | Path = SHIPPED_MODEL, device: str = "cpu", engine: EngineName = "auto"
+) -> Predictor:
     """Rebuild a model from its path alone, preprocessing included.
 
     Args:
         path: A checkpoint, or a folder that the publishing pipeline exported; by default the model
             that comes with the package.
         device: Where it runs, such as ``cpu`` or ``cuda``.
+        engine: What runs the network; ``auto`` is the fastest one here.
 
     Raises:
-        InputError: There is neither, or it holds no model of this project.
+        InputError: There is neither, it holds no model of this project, or the engine is not here.
     """
-    return Predictor(Checkpoint.load(Path(path)), device)
+    return Predictor(Checkpoint.load(Path(path)), device, engine)
 
 
 def check_unseen(checkpoint: Checkpoint, slice_names: Sequence[str], split: str) -> None:

@@ -27,6 +27,7 @@ _FORMER_NAMES = {"flip": "mirroring", "smallest_region": "min_component_ratio"}
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"
+INT8_FILES = ("model.int8.xml", "model.int8.bin")  # of OpenVINO
 # ... and where the model comes from.
 RUN_FILE = "run.json"
 
@@ -41,6 +42,8 @@ class Checkpoint:
         preprocessing: Image size, normalisation and threshold (``PreprocessingParameters``).
         weights: The network's state dict.
         metadata: Where it comes from: epoch, validation scores, parameters, fingerprints.
+        int8: A copy of the network in 8 bits, as OpenVINO's .xml and .bin, if publishing kept one;
+            it is in exported folders alone.
     """
 
     model_name: str
@@ -48,6 +51,7 @@ class Checkpoint:
     preprocessing: dict[str, object]
     weights: dict[str, torch.Tensor]
     metadata: dict[str, Any] = field(default_factory=dict)
+    int8: tuple[bytes, bytes] | None = field(default=None, repr=False)
 
     def save(self, path: Path) -> None:
         """Write the file in one piece: it is complete, or what was there before stays.
@@ -55,7 +59,7 @@ class Checkpoint:
         Raises:
             InputError: The file cannot be written, such as on a full disk.
         """
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        values = self.describe() | {"weights": self.weights}
         values |= {"format": FORMAT, "digest": self.digest}
         write_atomically(path, lambda file: torch.save(values, file))
 
@@ -157,18 +161,21 @@ class Checkpoint:
             "config_sha256": hashlib.sha256(stored).hexdigest(),
             "metadata": self.metadata,
         }
+        copy = dict(zip(INT8_FILES, self.int8 or (), strict=False))
+        run |= {"sha256": {name: hashlib.sha256(copy[name]).hexdigest() for name in copy}}
         contiguous = {name: value.contiguous() for name, value in weights.items()}
         return {
             CONFIG_FILE: stored,
             WEIGHTS_FILE: safetensors.torch.save(contiguous, metadata={"format": "pt"}),
             PREPROCESSOR_FILE: _to_json({"preprocessing": self.preprocessing}),
             RUN_FILE: _to_json(run | dict(results)),
+            **copy,
         }
 
     def describe(self) -> dict[str, object]:
-        """Return everything but the weights."""
+        """Return everything but weights and copies of them."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
-        del values["weights"]
+        del values["weights"], values["int8"]
         return values
 
 
@@ -195,7 +202,7 @@ def _read_file(path: Path) -> tuple[Checkpoint, str | None]:
             f"more than tensors and plain values ({type(error).__name__}). "
             "Train again, or copy it anew."
         ) from error
-    names = {"format", *(item.name for item in fields(Checkpoint))}
+    names = {"format", *(item.name for item in fields(Checkpoint))} - {"int8"}
     known = isinstance(values, dict) and values.keys() - {"digest"} == names
     if not known or values.pop("format") != FORMAT:
         raise InputError(
@@ -225,5 +232,12 @@ def _read_folder(path: Path) -> tuple[Checkpoint, str | None]:
         )
     if run.get("config_sha256") not in (None, hashlib.sha256(stored).hexdigest()):
         raise ValueError(f"{CONFIG_FILE} was changed")
+    int8 = None
+    if copies := run.get("sha256"):
+        network, constants = ((path / copy).read_bytes() for copy in INT8_FILES)
+        for copy, content in zip(INT8_FILES, (network, constants), strict=True):
+            if hashlib.sha256(content).hexdigest() != copies[copy]:
+                raise ValueError(f"{copy} was changed")
+        int8 = network, constants
     config, weights = MODELS[name].from_hub(config, weights)
-    return Checkpoint(name, config, preprocessor["preprocessing"], weights, metadata), digest
+    return Checkpoint(name, config, preprocessor["preprocessing"], weights, metadata, int8), digest

@@ -8,9 +8,9 @@ import pandas as pd
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from brain_mri_segmentation.evaluation.metrics import SUMMARY, Report, format_metric
+from brain_mri_segmentation.inference.conversion import ONNX_FILE
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import PreprocessingParameters, PublishingParameters
-from brain_mri_segmentation.publishing.export import ONNX_FILE
 from brain_mri_segmentation.publishing.gate import Approval, Comparison
 
 _TEMPLATE = Path(__file__).parent / "model_card.md.j2"
@@ -25,6 +25,7 @@ def render_card(
     comparison: Comparison,
     approval: Approval,
     card_pictures: Collection[str],
+    quantisation: Report,
     parameters: PublishingParameters,
 ) -> str:
     """Render the card, with the metadata that the Hugging Face hub reads.
@@ -39,6 +40,7 @@ def render_card(
         card_pictures: Paths of pictures in the exported folder: ``patient_dice.png``,
             ``comparison.png`` unless the model is the baseline, and ``slice_gallery.png`` where
             slices may be shown.
+        quantisation: What ``prove`` gave; empty where no copy in 8 bits was made.
         parameters: Licence, data and destination.
 
     Returns:
@@ -51,6 +53,7 @@ def render_card(
         _metadata(checkpoint, report, parameters),
         template_path=str(_TEMPLATE),
         report=report,
+        quantisation=quantisation,
         millions=sum(w.numel() for w in checkpoint.weights.values()) / 1e6,
         rules=rules,
         phantoms=patient_scores["patient"].str.startswith("PHANTOM").any(),

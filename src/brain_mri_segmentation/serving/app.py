@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from brain_mri_segmentation import DISCLAIMER, __version__
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.inference.predictor import Predictor, best_device, load_model
-from brain_mri_segmentation.parameters import ServingParameters
+from brain_mri_segmentation.parameters import EngineName, ServingParameters
 from brain_mri_segmentation.runtime import startup
 from brain_mri_segmentation.serving import errors, guard, observability
 from brain_mri_segmentation.serving.decoding import Decoders
@@ -43,7 +43,7 @@ class Service:
         self.settings, self._predictor, self._missing = settings, predictor, missing
         self.version = predictor.checkpoint.digest if predictor else ""
         self.registry = CollectorRegistry()
-        on_gpu = predictor is not None and predictor.device.type != "cpu"
+        on_gpu = predictor is not None and predictor.engine.device.type != "cpu"
         self.batch_size = settings.max_batch or (16 if on_gpu else 2)
         self.queue = ModelQueue(settings, self.batch_size, self.registry)
         self.slice_decoders = Decoders(2, 2**30)
@@ -80,7 +80,9 @@ class Service:
 
 
 def create_app(
-    model: str | Path | None = None, settings: ServingParameters | None = None
+    model: str | Path | None = None,
+    settings: ServingParameters | None = None,
+    engine: EngineName = "auto",
 ) -> FastAPI:
     """Return the application, and write its log as JSON.
 
@@ -89,6 +91,7 @@ def create_app(
             the catalog names (``serving_model``) from the project in the working directory, or in
             the environment's ``KEDRO_PROJECT``.
         settings: Limits; by default the project's, or without one those of ``ServingParameters``.
+        engine: What runs ``model``; in a project, the parameter ``engine`` says it.
 
     Raises:
         InputError: ``model`` cannot be read.
@@ -96,7 +99,7 @@ def create_app(
     startup.prepare()
     observability.log_as_json()
     if model is not None:
-        predictor, source = load_model(model, best_device()), str(model)
+        predictor, source = load_model(model, best_device(), engine), str(model)
         settings = settings or ServingParameters()
     else:
         project = Path(os.environ.get("KEDRO_PROJECT", ".")).resolve()
@@ -120,7 +123,8 @@ def create_app(
         extra={
             "model": f"{card['model_name']} {service.version}",
             "source": source,
-            "device": str(predictor.device),
+            "engine": predictor.engine.name,
+            "device": str(predictor.engine.device),
             "val_dice": card["val_dice"],
         },
     )

@@ -32,10 +32,11 @@ def load_serving_model(project: Path) -> tuple[Predictor, str]:
         InputError: There is none, or it cannot be read; the message says what to run.
     """
     config = _config(project)
-    device = best_device(check_parameters(config["parameters"]).training.accelerator)
+    parameters = check_parameters(config["parameters"])
+    device = best_device(parameters.training.accelerator)
     if place := os.environ.get(MODEL_VARIABLE):
         credentials = config["credentials"].get("storage") if is_remote(place) else None
-        return Predictor(load_checkpoint(place, credentials), device), place
+        return Predictor(load_checkpoint(place, credentials), device, parameters.engine), place
     entry = config["catalog"].get(ENTRY)
     if entry is None:
         raise InputError(f"conf/base/catalog.yml has no entry '{ENTRY}'.")
@@ -43,7 +44,7 @@ def load_serving_model(project: Path) -> tuple[Predictor, str]:
         entry = entry | {"filepath": str(project / entry["filepath"])}
     catalog = DataCatalog.from_config({ENTRY: entry}, config["credentials"])
     try:
-        return Predictor(catalog.load(ENTRY), device), entry["filepath"]
+        return Predictor(catalog.load(ENTRY), device, parameters.engine), entry["filepath"]
     except Exception as error:
         if (input_error := find_input_error(error)) is None:
             raise

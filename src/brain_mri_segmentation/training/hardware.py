@@ -11,6 +11,7 @@ from torch._dynamo.exc import TorchDynamoException
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.inference.engines import fastest_layout, has_bfloat16
 from brain_mri_segmentation.runtime.processes import Processes, started_again
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
@@ -66,25 +67,15 @@ def choose_precision(precision: str, accelerator: str) -> Precision:
     if precision != "auto":
         return _PRECISIONS[precision]
     if use_gpu(accelerator):
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+        return "bf16-mixed" if has_bfloat16("cuda") else "16-mixed"
     if accelerator != "cpu" and torch.mps.is_available():
         return "32-true"
-    # Without these instructions bfloat16 is emulated, many times slower than 32 bits.
-    supported = torch.cpu.get_capabilities()
-    if supported.get("avx512_bf16") or supported.get("amx_bf16"):
-        return "bf16-mixed"
-    return "32-true"
+    return "bf16-mixed" if has_bfloat16("cpu") else "32-true"
 
 
 def choose_memory_format(accelerator: str) -> torch.memory_format:
-    """Return the layout in which convolutions are fastest.
-
-    Channels last wins on GPUs and on processors with AVX-512; on those with AVX2 alone it loses
-    (benchmarks/train_throughput.py shows both).
-    """
-    if use_gpu(accelerator) or torch.cpu.get_capabilities().get("avx512_f"):
-        return torch.channels_last
-    return torch.contiguous_format
+    """Return the layout in which convolutions are fastest."""
+    return fastest_layout("cuda" if use_gpu(accelerator) else "cpu")
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def segment_split(
 ) -> dict[str, np.ndarray]:
     """Predict the mask of every slice."""
     check_unseen(checkpoint, list(images), parameters.split)
-    predictor = Predictor(checkpoint, best_device(training.accelerator))
+    predictor = Predictor(checkpoint, best_device(training.accelerator), parameters.engine)
     masks: dict[str, np.ndarray] = {}
     for volume in patient_volumes(images):
         prediction = predictor.predict(volume, parameters.batch_size)
@@ -78,7 +78,7 @@ def score_single_slices(
     """Score each slice as if it were all that there is; an empty table if that is not wanted."""
     if not parameters.single_slices:
         return pd.DataFrame({"patient": [], "slice": []})
-    predictor = Predictor(checkpoint, best_device(training.accelerator))
+    predictor = Predictor(checkpoint, best_device(training.accelerator), parameters.engine)
     return score_model(predictor, images, masks, parameters.batch_size, single_slices=True)
 
 

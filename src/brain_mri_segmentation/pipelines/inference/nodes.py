@@ -11,7 +11,7 @@ from brain_mri_segmentation.imaging.readers import find_volumes
 from brain_mri_segmentation.inference.folders import Outcome, segment_volumes, tabulate
 from brain_mri_segmentation.inference.predictor import Predictor, best_device
 from brain_mri_segmentation.models import Checkpoint
-from brain_mri_segmentation.parameters import TrainingParameters
+from brain_mri_segmentation.parameters import EngineName, TrainingParameters
 from brain_mri_segmentation.runtime.files import Folder
 
 logger = logging.getLogger(__name__)
@@ -22,10 +22,11 @@ def segment_folder(
     serving_model: Checkpoint,
     inference_output: Folder,
     training: TrainingParameters,
+    engine: EngineName,
 ) -> tuple[list[Outcome], pd.DataFrame, pd.DataFrame]:
     """Segment one volume at a time; what is done is left as it is, and broken files are listed."""
     volumes = find_volumes(inference_input, leave_out=inference_output)
-    predictor = Predictor(serving_model, best_device(training.accelerator))
+    predictor = Predictor(serving_model, best_device(training.accelerator), engine)
     outcomes = []
     files = sum(map(len, volumes.values()))
     with tqdm(total=files, desc="Files", disable=not sys.stderr.isatty()) as progress:

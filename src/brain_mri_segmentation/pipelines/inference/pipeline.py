@@ -9,7 +9,13 @@ def create_pipeline(**kwargs: object) -> Pipeline:
         [
             Node(
                 segment_folder,
-                inputs=["inference_input", "serving_model", "inference_output", "params:training"],
+                inputs={
+                    "inference_input": "inference_input",
+                    "serving_model": "serving_model",
+                    "inference_output": "inference_output",
+                    "training": "params:training",
+                    "engine": "params:engine",
+                },
                 # The outcomes are in memory alone: each run looks at every volume, and
                 # --only-missing-outputs cannot take the tables of an earlier one for its own.
                 outputs=["inference_outcomes", "inference_summary", "inference_volumes"],

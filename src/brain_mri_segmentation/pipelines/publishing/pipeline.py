@@ -1,11 +1,13 @@
 from kedro.pipeline import Node, Pipeline
 
+from brain_mri_segmentation.pipelines import SPLIT_FOLDERS
 from brain_mri_segmentation.pipelines.publishing.nodes import (
     check_gate,
     choose_card_pictures,
     compare_models,
     export_model,
     push_to_hub,
+    quantise_model,
     register_model,
 )
 from brain_mri_segmentation.publishing.card import render_card
@@ -41,6 +43,12 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 name="check_gate",
             ),
             Node(
+                quantise_model,
+                inputs=_inputs("checkpoint", "approval", "report", "parameters") | SPLIT_FOLDERS,
+                outputs=["quantised_checkpoint", "quantisation"],
+                name="quantise_model",
+            ),
+            Node(
                 choose_card_pictures,
                 inputs=_inputs("report_pictures", "approval", "parameters"),
                 outputs="card_pictures",
@@ -49,13 +57,15 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             Node(
                 render_card,
                 inputs=_inputs("checkpoint", "report", "patient_scores", "site_scores")
-                | _inputs("comparison", "approval", "card_pictures", "parameters"),
+                | _inputs("comparison", "approval", "card_pictures", "quantisation", "parameters"),
                 outputs="model_card",
                 name="render_card",
             ),
             Node(
                 export_model,
-                inputs=_inputs("checkpoint", "report", "comparison", "approval")
+                inputs=_inputs(
+                    "quantised_checkpoint", "quantisation", "report", "comparison", "approval"
+                )
                 | _inputs("model_card", "card_pictures", "parameters"),
                 outputs="exported_model",
                 name="export_model",

@@ -19,5 +19,5 @@ def score_robustness(
 ) -> pd.DataFrame:
     """Score the model under noise, blur and other conditions."""
     check_unseen(checkpoint, list(images), parameters.split)
-    predictor = Predictor(checkpoint, best_device(training.accelerator))
+    predictor = Predictor(checkpoint, best_device(training.accelerator), parameters.engine)
     return score_conditions(predictor, images, masks, parameters.batch_size, seed)
