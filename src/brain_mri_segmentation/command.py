@@ -133,18 +133,22 @@ def segment(
         _fail(error, code=1)
     shown = Table(title=f"{output}: {len(table)} volume(s)", caption=DISCLAIMER)
     shown.add_column("volume", overflow="fold")
-    counts = table.drop(columns=["volume", "notes"])
+    texts = ["review", "notes"]
+    counts = table.drop(columns=["volume", *texts])
     for column in counts.columns:
         shown.add_column(column.replace("_", " "), justify="right")
-    for volume, *row in table.drop(columns="notes")[:_MOST_ROWS].itertuples(index=False):
+    for volume, *row in table.drop(columns=texts)[:_MOST_ROWS].itertuples(index=False):
         shown.add_row(volume, *map(_show, row))
     if len(table) > _MOST_ROWS:
         shown.add_row(f"... {len(table) - _MOST_ROWS} more in volumes.csv")
     shown.add_section()
     shown.add_row("in all", *map(_show, counts.sum(min_count=1)))
     _out.print(shown)
-    for row in table[table["notes"] != ""][:_MOST_ROWS].itertuples():
-        _out.print(f"{row.volume}: {row.notes}.", markup=False, highlight=False)
+    for row in table[:_MOST_ROWS].itertuples():
+        if row.review:
+            _out.print(f"{row.volume}, to review: {row.review}.", markup=False, highlight=False)
+        if row.notes:
+            _out.print(f"{row.volume}: {row.notes}.", markup=False, highlight=False)
     if before := sum(outcome.done_before for outcome in outcomes):
         _out.print(f"{before} volume(s) were done before; --overwrite segments them again.")
     problems = slices[slices["problem"] != ""]

@@ -96,6 +96,9 @@ class PreprocessingParameters(Parameters):
     review_uncertainty: Share = 0.5
     """A slice goes to review when the Dice that the model itself expects of its mask falls short of
     1 by more than this; training fits it on validation."""
+    review_agreement: Share = 0.9
+    """A volume goes to review when its mask and that of its mirror image have a lower Dice with
+    each other than this; known where mirroring is on. Training fits it on validation."""
 
     def of_trained_weights(self) -> dict[str, object]:
         """Return what may still be chosen when the weights are there, by name."""

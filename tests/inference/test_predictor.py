@@ -10,7 +10,6 @@ from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.inference.engines import TorchEngine
 from brain_mri_segmentation.inference.predictor import Predictor, check_unseen, load_model
-from brain_mri_segmentation.inference.review import expected_dice, reason_to_review
 from brain_mri_segmentation.models import Checkpoint, create_model
 
 
@@ -69,7 +68,7 @@ def test_slices_of_several_volumes_can_share_a_forward_pass(checkpoint):
     predictor, slices = Predictor(checkpoint), random_volume(2).slices
     volumes = [Volume(slices[:1]), Volume(slices[1:] // 3)]  # as of another scanner
     inputs = np.concatenate([next(predictor.inputs(volume)) for volume in volumes])
-    for volume, own in zip(volumes, predictor.probabilities(inputs), strict=True):
+    for volume, own in zip(volumes, predictor.logits(inputs), strict=True):
         found, expected = predictor.finish(volume, own[None]), predictor.predict(volume)
         np.testing.assert_allclose(found.probability, expected.probability, atol=1e-5)
 
@@ -151,41 +150,6 @@ def test_the_temperature_divides_the_logits(checkpoint):
 )
 def test_what_is_no_brain_slice_is_to_be_reviewed(checkpoint, image, reason):
     assert reason in Predictor(checkpoint).predict(Volume(image[None])).review[0]
-
-
-def test_the_expected_dice_weighs_what_hangs_together_with_the_mask():
-    probabilities = np.full((4, 16, 16), 0.1, np.float32)
-    probabilities[0, 2:4, 2:4] = 0.9  # the mask
-    probabilities[0, 2:4, 4:6] = 0.4  # around it
-    probabilities[0, 10:13, 10:13] = 0.4  # elsewhere, and so decided upon
-    probabilities[1, 2:4, 2:4] = 0.4  # touches the mask in the slice before
-    probabilities[2, 10:13, 10:13] = 0.9  # a region that was dropped
-    kept = np.where(np.arange(4)[:, None, None] == 2, 0, probabilities)
-    expected = expected_dice(probabilities, kept, 0.5)
-    assert expected[0] == pytest.approx(2 * 3.6 / (3.6 + 1.6 + 4))
-    assert expected[1] == 0
-    assert np.isnan(expected[2:]).all()
-
-
-@pytest.mark.parametrize(("pixels", "expected"), [(49, np.nan), (50, 0)])
-def test_without_a_mask_the_model_doubts_itself_where_enough_may_be_tumour(pixels, expected):
-    probabilities = np.zeros((1, 16, 16), np.float32)
-    probabilities[0].flat[:pixels] = 0.4
-    np.testing.assert_equal(expected_dice(probabilities, probabilities, 0.5), [expected])
-
-
-def test_an_uncertain_mask_is_to_be_reviewed_and_a_certain_one_is_not(phantom_folder, parameters):
-    home = phantom_folder / "kaggle_3m/PHANTOM_CS_0000"
-    image = tifffile.imread(home / "PHANTOM_CS_0000_3.tif")
-
-    def reason(expected, uncertainty=0.5):
-        rules = parameters.preprocessing.model_copy(update={"review_uncertainty": uncertainty})
-        return reason_to_review(image, expected, rules)
-
-    assert reason(0.6) is None
-    assert reason(float("nan")) is None
-    assert reason(0.4) == "the model is uncertain: it expects a Dice of 0.40 of its own mask"
-    assert reason(0.4, uncertainty=0.7) is None
 
 
 def test_a_slice_knows_what_its_volume_tells_about_it(checkpoint):

@@ -219,7 +219,8 @@ def test_the_code_on_the_card_gives_the_masks_of_this_project(
     with_package, *without = code_blocks(card)
     namespace = {"slices": slices}
     exec(with_package.replace("path/of", f"{tmp_path}/path/of"), namespace)
-    assert np.array_equal(np.stack(namespace["masks"]), expected)
+    fast = Predictor(checkpoint, engine="auto").predict(Volume(slices)).mask
+    assert np.array_equal(np.stack(namespace["masks"]), fast)
     assert len(without) == 1
     for code in without:
         run_elsewhere(HEADER + code + FOOTER, tmp_path / "slices.npy", tmp_path / "masks.npy")

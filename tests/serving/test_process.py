@@ -15,7 +15,7 @@ BROKEN_MODEL_AND_LITTLE_PATIENCE = """
 import runpy
 from brain_mri_segmentation.inference.predictor import Predictor
 from brain_mri_segmentation.serving import server
-Predictor.probabilities = lambda *_: 1 / 0
+Predictor.logits = lambda *_: 1 / 0
 server.GRACE = 1
 runpy.run_module("brain_mri_segmentation.serving", run_name="__main__")
 """

@@ -124,8 +124,8 @@ def test_a_volume_gives_a_page_of_mask_for_each_slice(client, expected_volume, s
 
 
 def test_a_volume_takes_as_many_batches_as_it_needs(settings, predictor, stack, monkeypatch):
-    batches, run = [], predictor.probabilities
-    monkeypatch.setattr(predictor, "probabilities", lambda x: batches.append(len(x)) or run(x))
+    batches, run = [], predictor.logits
+    monkeypatch.setattr(predictor, "logits", lambda x: batches.append(len(x)) or run(x))
     masks = []
     for most in (None, 1, 8):
         limits = settings.model_copy(update={"max_batch": most})
@@ -216,7 +216,7 @@ def test_a_failing_model_is_a_500_that_says_nothing_of_the_inside(
     def broken(inputs):
         raise RuntimeError("/secret/path")
 
-    monkeypatch.setattr(predictor, "probabilities", broken)
+    monkeypatch.setattr(predictor, "logits", broken)
     app = build_app(Service(settings, predictor))
     with TestClient(app, LOCALHOST, raise_server_exceptions=False) as client:
         answer = post(client, encode(image), headers={"X-Request-ID": "q1"})

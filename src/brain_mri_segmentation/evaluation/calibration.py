@@ -26,14 +26,14 @@ from brain_mri_segmentation.imaging.intensity import resize_mask
 from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.inference.postprocessing import probability_of, remove_small_components
 from brain_mri_segmentation.inference.predictor import Predictor
-from brain_mri_segmentation.inference.review import expected_dice
+from brain_mri_segmentation.inference.review import MOST_LEFT_OUT, expected_dice, left_out
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import PreprocessingParameters
 
 NEIGHBOURHOOD = 10
 """Pixels around tumour, true or predicted, in which calibration is measured."""
-BAD_DICE = 0.5
-"""A slice with a lower Dice is one that review should catch."""
+BAD_DICE = 0.6
+"""A slice or a patient with a lower Dice is one that review should catch."""
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 """Thresholds that are tried beside the model's own, with its component ratio."""
@@ -54,13 +54,15 @@ class Case:
 
     Attributes:
         patient: Its name.
-        logits: (N, S, S) float32, as of ``Predictor.logits``.
+        logits: (N, S, S) float32, log(p / (1 - p)) before the temperature.
         truth: (N, S, S) bool, whether a pixel is tumour.
+        agreement: Of the masks of the volume and of its mirror image; NaN where it is not known.
     """
 
     patient: str
     logits: np.ndarray
     truth: np.ndarray
+    agreement: float = float("nan")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,11 +72,15 @@ class Measurement:
     Attributes:
         expected: (slices,) Dice that it expects of each slice; NaN where nothing may be tumour.
         found: (slices,) Dice that it has; NaN without tumour in mask and truth.
+        left_out: (slices,) summed probability of what was not kept (``review.left_out``).
+        patient_dice: (patients,) Dice of each, in the order of the cases.
         choices: One row a slice and choice: threshold, min_component_ratio, patient, ``COUNTS``.
     """
 
     expected: np.ndarray
     found: np.ndarray
+    left_out: np.ndarray
+    patient_dice: np.ndarray
     choices: pd.DataFrame
 
 
@@ -100,9 +106,10 @@ def calibrate(
         The model with both values stored, as its own mean Dice over these patients is
         (``val_dice`` of the metadata); and a report: ``dice``, that mean; ``temperature``;
         ``reliability``, tables as of ``reliability``, and ``expected_calibration_error``, each
-        ``before`` and ``after``; of ``review`` the threshold, precision, recall and share of
-        flagged slices; and under ``postprocessing`` the scores of each threshold and component
-        ratio that was tried. These are for a person to choose by: the model keeps its own.
+        ``before`` and ``after``; of ``review`` (slices) and ``review_of_volumes`` the threshold,
+        precision, recall and share of what is flagged (``fit_review``); and under
+        ``postprocessing`` the scores of each threshold and component ratio that was tried. These
+        are for a person to choose by: the model keeps its own.
     """
     predictor = Predictor(checkpoint, device)
     report = _fit(_run_all(predictor, images, masks, batch_size), predictor.preprocessing)
@@ -133,6 +140,7 @@ def with_calibration(checkpoint: Checkpoint, report: Report) -> Checkpoint:
     fitted = {
         "temperature": report["temperature"],
         "review_uncertainty": report["review"]["threshold"],
+        "review_agreement": 1 - report["review_of_volumes"]["threshold"],
     }
     return dataclasses.replace(checkpoint, preprocessing=checkpoint.preprocessing | fitted)
 
@@ -144,7 +152,14 @@ def _fit(cases: Sequence[Case], rules: PreprocessingParameters) -> Report:
 
     # A temperature moves all thresholds but 0.5, so these are tried on calibrated probabilities.
     measured = measure(cases, rules.model_copy(update={"temperature": temperature}))
-    review = fit_review(measured.expected, measured.found, rules.review_uncertainty)
+    review = fit_review(
+        measured.expected,
+        measured.found,
+        rules.review_uncertainty,
+        measured.left_out > MOST_LEFT_OUT,
+    )
+    agreement = np.array([case.agreement for case in cases])
+    review_of_volumes = fit_review(agreement, measured.patient_dice, 1 - rules.review_agreement)
     choices = _compare_choices(measured.choices)
     own = (rules.threshold, rules.min_component_ratio)
     return {
@@ -158,6 +173,7 @@ def _fit(cases: Sequence[Case], rules: PreprocessingParameters) -> Report:
             when: expected_calibration_error(table) for when, table in tables.items()
         },
         "review": review,
+        "review_of_volumes": review_of_volumes,
         "postprocessing": choices,
         "reliability": {when: table.to_dict("list") for when, table in tables.items()},
     }
@@ -175,10 +191,12 @@ def _run_all(
 def _run(
     predictor: Predictor, volume: Volume, masks: Mapping[str, SliceReader], batch_size: int
 ) -> Case:
-    logits = [predictor.logits(batch) for batch in predictor.inputs(volume, batch_size)]
+    logits = np.concatenate(
+        [predictor.logits(batch) for batch in predictor.inputs(volume, batch_size)]
+    )
     size = predictor.preprocessing.image_size
     truth = np.stack([resize_mask(masks[name](), size, size) > 0 for name in volume.names])
-    return Case(volume.name, np.concatenate(logits), truth)
+    return Case(volume.name, logits.mean(axis=1), truth, predictor.agreement(logits))
 
 
 def count_near_tumour(cases: Sequence[Case], rules: PreprocessingParameters) -> np.ndarray:
@@ -208,7 +226,7 @@ def measure(cases: Sequence[Case], rules: PreprocessingParameters) -> Measuremen
     own = (rules.threshold, rules.min_component_ratio)
     tried = {own, *((threshold, own[1]) for threshold in THRESHOLDS)}
     tried |= {(own[0], ratio) for ratio in COMPONENT_RATIOS}
-    expected, found, choices = [], [], []
+    expected, found, missed, patient_dice, choices = [], [], [], [], []
     for case in cases:
         probability = probability_of(case.logits, rules.temperature)
         for threshold, ratio in sorted(tried):
@@ -222,7 +240,15 @@ def measure(cases: Sequence[Case], rules: PreprocessingParameters) -> Measuremen
             if (threshold, ratio) == own:
                 expected.append(expected_dice(probability, kept, threshold))
                 found.append(dice(counts))
-    return Measurement(np.concatenate(expected), np.concatenate(found), pd.concat(choices))
+                missed.append(left_out(probability, kept, threshold))
+                patient_dice.append(dice(counts.sum(axis=0)))
+    return Measurement(
+        np.concatenate(expected),
+        np.concatenate(found),
+        np.concatenate(missed),
+        np.array(patient_dice),
+        pd.concat(choices),
+    )
 
 
 def _compare_choices(choices: pd.DataFrame) -> list[dict[str, float | None]]:
@@ -296,30 +322,38 @@ def expected_calibration_error(table: pd.DataFrame) -> float:
     return float(np.average(gaps, weights=table["pixels"])) if len(table) else float("nan")
 
 
-def fit_review(expected: np.ndarray, found: np.ndarray, otherwise: float) -> Report:
-    """Choose the uncertainty, 1 - expected Dice, that best tells bad slices from the others.
+def fit_review(
+    expected: np.ndarray,
+    found: np.ndarray,
+    otherwise: float,
+    flagged_anyway: np.ndarray | None = None,
+) -> Report:
+    """Choose the uncertainty, 1 - expected Dice, that best tells what is bad from the rest.
 
     Args:
-        expected: (slices,) Dice that the model expects; NaN where nothing may be tumour.
-        found: (slices,) Dice that it has; NaN without tumour in mask and truth.
-        otherwise: The threshold where nothing can be learnt, since no slice is bad or all are
+        expected: (N,) Dice that the model expects of slices, or the agreement of its two masks of
+            volumes; NaN where nothing may be tumour.
+        found: (N,) Dice that it has; NaN without tumour in mask and truth.
+        otherwise: The threshold where nothing can be learnt, since nothing is bad or all is
             equally uncertain.
+        flagged_anyway: (N,) bool, what is flagged for another reason.
 
     Returns:
-        ``threshold`` with the highest F1 for slices whose Dice is below 0.5, its ``precision`` and
-        ``recall`` (None where nothing was learnt), the share of ``flagged`` slices, and how many
-        were ``bad``.
+        ``threshold`` with the highest F1 for what has a Dice below 0.6, its ``precision`` and
+        ``recall`` (None where nothing was learnt), the share of what is ``flagged``, and how much
+        was ``bad``.
     """
     uncertainty = np.nan_to_num(1 - expected, nan=0.0)
+    anyway = np.zeros(len(expected), bool) if flagged_anyway is None else flagged_anyway
     bad = found < BAD_DICE  # NaN, nothing there and nothing found, is not bad
     values = np.unique(uncertainty)
     if not bad.any() or len(values) < 2:
-        flagged = float((uncertainty > otherwise).mean())
+        flagged = float(((uncertainty > otherwise) | anyway).mean())
         scores = {"precision": None, "recall": None, "flagged": flagged, "bad": int(bad.sum())}
         return {"threshold": otherwise} | scores
     # A flag is raised above the threshold, so the candidates lie between neighbours.
     candidates = (values[1:] + values[:-1]) / 2
-    flags = uncertainty > candidates[:, None]  # (candidates, slices)
+    flags = (uncertainty > candidates[:, None]) | anyway  # (candidates, N)
     caught = (flags & bad).sum(axis=1)
     best = int(np.argmax(2 * caught / (flags.sum(axis=1) + bad.sum())))
     return {

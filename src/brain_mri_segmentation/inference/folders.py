@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,6 +37,7 @@ COLUMNS = [
 ]
 
 Row = dict[str, object]
+Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,14 @@ class Outcome:
         rows: For each slice, or for the file, its values of ``COLUMNS``.
         files: How many files it is of.
         done_before: Whether an earlier run had segmented it.
+        review: Why a person should look at the whole volume; empty when nothing speaks for it.
         notes: Of the volume, what whoever reads the result must know (``Volume.notes``).
     """
 
     rows: list[Row]
     files: int = 1
     done_before: bool = False
+    review: str = ""
     notes: tuple[str, ...] = ()
 
 
@@ -113,11 +117,16 @@ def segment_volume(
     settings = f"{__version__} {predictor.checkpoint.digest}"
     digest = hashlib.blake2b(f"{settings} {volume.digest}".encode()).hexdigest()[:32]
     asked_for = [_report_of(volume)] if report else []
-    rows = None if overwrite else _rows_of_record(output, volume, digest, asked_for)
-    done_before = rows is not None
-    if rows is None:
-        rows = _segment(volume, digest, predictor, output, batch_size, report)
-    return Outcome(rows, done_before=done_before, notes=volume.notes)
+    record = None if overwrite else _read_record(output, volume, digest, asked_for)
+    done_before = record is not None
+    if record is None:
+        record = _segment(volume, digest, predictor, output, batch_size, report)
+    return Outcome(
+        record["slices"],
+        done_before=done_before,
+        review=record["review"] or "",
+        notes=volume.notes,
+    )
 
 
 def tabulate(outcomes: Iterable[Outcome]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -137,8 +146,12 @@ def tabulate(outcomes: Iterable[Outcome]) -> tuple[pd.DataFrame, pd.DataFrame]:
             "problems": groups["problem"].agg(lambda texts: (texts != "").sum()),
         }
     )
-    notes = {str(o.rows[0]["volume"]): "; ".join(o.notes) for o in outcomes if o.notes}
-    volumes["notes"] = volumes.index.map(notes).fillna("")
+    by_volume = {str(o.rows[0]["volume"]): o for o in outcomes if not o.rows[0]["problem"]}
+    for column, texts in (
+        ("review", {name: o.review for name, o in by_volume.items()}),
+        ("notes", {name: "; ".join(o.notes) for name, o in by_volume.items()}),
+    ):
+        volumes[column] = volumes.index.map(texts).fillna("")
     return slices, volumes.reset_index()
 
 
@@ -149,7 +162,7 @@ def _segment(
     output: Folder,
     batch_size: int,
     report: bool,
-) -> list[Row]:
+) -> Record:
     """Segment a volume, and write its pictures and at last its record."""
     prediction = predictor.predict(volume, batch_size)
     written = []
@@ -166,7 +179,7 @@ def _segment(
     ]
     for row in rows:
         row["review"] = row["review"] or ""
-    record = {
+    record: Record = {
         "digest": digest,
         "files": written,
         **prediction.in_sum(),
@@ -175,7 +188,7 @@ def _segment(
         "slices": rows,
     }
     output.write(_record_of(volume), (json.dumps(record, indent=1) + "\n").encode())
-    return rows
+    return record
 
 
 def _files(volume: Volume, prediction: Prediction) -> Iterator[tuple[str, bytes]]:
@@ -192,17 +205,17 @@ def _files(volume: Volume, prediction: Prediction) -> Iterator[tuple[str, bytes]
         yield f"overlays/{name}", content
 
 
-def _rows_of_record(
+def _read_record(
     output: Folder, volume: Volume, digest: str, asked_for: list[str]
-) -> list[Row] | None:
-    """Return the rows of a volume that is done; None if it is not, or another one was."""
+) -> Record | None:
+    """Return the record of a volume that is done; None if it is not, or another one was."""
     if not output.exists(_record_of(volume)):
         return None
     try:
         record = json.loads(output.read(_record_of(volume)))
         same = record["digest"] == digest and set(asked_for) <= set(record["files"])
         done = same and all(map(output.exists, record["files"]))
-        return list(record["slices"]) if done else None
+        return record if done and {"slices", "review"} <= record.keys() else None
     except (ValueError, KeyError, TypeError):  # not one of ours
         return None
 

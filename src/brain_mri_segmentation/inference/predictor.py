@@ -33,7 +33,13 @@ from brain_mri_segmentation.inference.postprocessing import (
     probability_to_mask,
     remove_small_components,
 )
-from brain_mri_segmentation.inference.review import expected_dice, reason_to_review
+from brain_mri_segmentation.inference.review import (
+    agreement,
+    expected_dice,
+    left_out,
+    reason_to_review,
+    reason_to_review_volume,
+)
 from brain_mri_segmentation.models import SHIPPED_MODEL, Checkpoint
 from brain_mri_segmentation.parameters import EngineName, PreprocessingParameters
 from brain_mri_segmentation.runtime.memory import keep_freed_memory
@@ -55,6 +61,9 @@ class Prediction:
         expected_dice: (N,) float64, what the model itself expects the Dice of the mask to be, 0..1
             (see ``review.expected_dice``); NaN when nothing is tumour and nothing may be.
         review: Why a person should look at each slice; None when nothing speaks for it.
+        agreement: Dice of the masks of the volume and of its mirror image with each other; NaN
+            where mirroring is off or both are empty.
+        volume_review: Why a person should look at all slices; None when nothing speaks for it.
         voxel_ml: Millilitres of a pixel of the mask, from its slice to the next; None where the
             source does not say how large it is.
     """
@@ -65,6 +74,8 @@ class Prediction:
     confidence: np.ndarray
     expected_dice: np.ndarray
     review: tuple[str | None, ...]
+    agreement: float = float("nan")
+    volume_review: str | None = None
     voxel_ml: float | None = None
 
     @property
@@ -100,6 +111,7 @@ class Prediction:
             "tumour_ml": self.tumour_ml,
             "slices_with_tumour": int(np.count_nonzero(self.tumour_pixels)),
             "slices_to_review": sum(reason is not None for reason in self.review),
+            "review": self.volume_review,
         }
 
 
@@ -107,7 +119,7 @@ class Predictor:
     """A trained network together with its preprocessing; safe to call from several threads.
 
     ``predict`` does it all. Its three steps are there for whoever has other things to do between
-    the forward passes: ``inputs``, ``probabilities`` and ``finish``.
+    the forward passes: ``inputs``, ``logits`` and ``finish``.
 
     Args:
         checkpoint: The trained model.
@@ -145,7 +157,7 @@ class Predictor:
             volume: The slices, of any size.
             batch_size: Slices in one forward pass.
         """
-        batches = [self.probabilities(batch) for batch in self.inputs(volume, batch_size)]
+        batches = [self.logits(batch) for batch in self.inputs(volume, batch_size)]
         return self.finish(volume, np.concatenate(batches))
 
     def inputs(self, volume: Volume, batch_size: int = BATCH_SIZE) -> Iterator[np.ndarray]:
@@ -167,10 +179,6 @@ class Predictor:
             normalised = normalise(images, statistics).numpy()
             yield normalised[own - first].reshape(len(own), -1, *slices.shape[1:3])
 
-    def probabilities(self, inputs: np.ndarray) -> np.ndarray:
-        """Return the tumour probabilities (n, S, S), float32 in 0..1, of what ``inputs`` gives."""
-        return probability_of(self.logits(inputs), self.preprocessing.temperature)
-
     def logits(self, inputs: np.ndarray) -> np.ndarray:
         """Run one forward pass, of the mirror images as well if the model wants it.
 
@@ -178,26 +186,43 @@ class Predictor:
             inputs: (n, 3 K, S, S) float32, slices of any volumes as ``inputs`` gives them.
 
         Returns:
-            (n, S, S) float32, log(p / (1 - p)) of the tumour before the temperature.
+            (n, V, S, S) float32, log(p / (1 - p)) of the tumour before the temperature, as seen in
+            V views: the slices, and their mirror images with mirroring.
         """
         if not self.preprocessing.mirroring:
-            return self.engine(inputs)
+            return self.engine(inputs)[:, None]
         logits, mirrored = np.split(self.engine(np.concatenate([inputs, inputs[..., ::-1]])), 2)
-        return (logits + mirrored[..., ::-1]) / 2
+        return np.stack([logits, mirrored[..., ::-1]], axis=1)
 
-    def finish(self, volume: Volume, probabilities: np.ndarray) -> Prediction:
-        """Turn the probabilities (N, S, S) of all slices into masks in their own size."""
-        threshold = self.preprocessing.threshold
+    def agreement(self, logits: np.ndarray) -> float:
+        """Return the Dice of the masks of two views (N, 2, S, S); NaN where there is one view.
+
+        The temperature, which is fitted later than the agreement is first looked at, is left out.
+        """
+        if logits.shape[1] == 1:
+            return float("nan")
+        views = (self._kept(probability_of(view, 1)) for view in logits.swapaxes(0, 1))
+        return agreement(*(kept >= self.preprocessing.threshold for kept in views))
+
+    def _kept(self, probabilities: np.ndarray) -> np.ndarray:
         rules = self.preprocessing
-        kept = remove_small_components(
-            probabilities, threshold, rules.min_component_ratio, rules.min_component_size
+        return remove_small_components(
+            probabilities, rules.threshold, rules.min_component_ratio, rules.min_component_size
         )
+
+    def finish(self, volume: Volume, logits: np.ndarray) -> Prediction:
+        """Turn the logits (N, V, S, S) of all slices into masks in their own size."""
+        rules, threshold = self.preprocessing, self.preprocessing.threshold
+        probabilities = probability_of(logits.mean(axis=1), rules.temperature)
+        kept = self._kept(probabilities)
+        views_agree = self.agreement(logits)
         expected = expected_dice(probabilities, kept, threshold)
         probability = from_model_grid(probabilities, volume)
         mask = probability_to_mask(from_model_grid(kept, volume), threshold)
+        missed = left_out(probabilities, kept, threshold)
         reasons = (
-            reason_to_review(image, dice, self.preprocessing)
-            for image, dice in zip(volume.pictures, expected, strict=True)
+            reason_to_review(image, dice, lost, rules)
+            for image, dice, lost in zip(volume.pictures, expected, missed, strict=True)
         )
         return Prediction(
             mask=mask,
@@ -206,6 +231,8 @@ class Predictor:
             confidence=np.where(mask > 0, probability, 1 - probability).mean(axis=(1, 2)),
             expected_dice=expected,
             review=tuple(reasons),
+            agreement=views_agree,
+            volume_review=reason_to_review_volume(mask, views_agree, rules),
             voxel_ml=volume.geometry.voxel_ml if volume.geometry else None,
         )
 

@@ -1,4 +1,4 @@
-"""What speaks for a person to look at a slice."""
+"""What speaks for a person to look at a slice, or at a whole volume."""
 
 import numpy as np
 from scipy import ndimage
@@ -7,6 +7,8 @@ from brain_mri_segmentation.parameters import PreprocessingParameters
 
 POSSIBLE = 0.2
 """Probability from which a pixel may be tumour, when the model says how good its mask is."""
+MOST_LEFT_OUT = 100
+"""Certain pixels of a slice that looked like tumour and were not kept; less is mostly noise."""
 _FEWEST_POSSIBLE_PIXELS = 50  # in a volume without a mask, less than this is noise
 # Of the 3,542 slices of the public cohort at hand, those with a brain in them lie within these.
 _DARKEST_DEVIATION = 2.0  # grey levels; below, there is nothing in the picture
@@ -41,14 +43,56 @@ def expected_dice(probabilities: np.ndarray, kept: np.ndarray, threshold: float)
     return 2 * both / np.where(either > 0, either, np.nan)
 
 
+def left_out(probabilities: np.ndarray, kept: np.ndarray, threshold: float) -> np.ndarray:
+    """Return the summed probability, (N,), of what looked like tumour and was not kept.
+
+    Args:
+        probabilities: (N, S, S) float32 in 0..1, neighbouring slices in order.
+        kept: The same, 0 in components that were removed (``remove_small_components``).
+        threshold: Probability from which a pixel belongs to the mask.
+    """
+    return probabilities.sum((1, 2), where=(probabilities >= threshold) & (kept < threshold))
+
+
+def agreement(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the Dice of two masks (N, S, S) bool of one volume; NaN where both are empty.
+
+    Those of a volume and of its mirror image tell a bad mask much better than the probabilities do:
+    where a network has learnt nothing, its answers differ.
+    """
+    total = np.count_nonzero(first) + np.count_nonzero(second)
+    return 2 * np.count_nonzero(first & second) / total if total else float("nan")
+
+
+def reason_to_review_volume(
+    mask: np.ndarray, agreement: float, rules: PreprocessingParameters
+) -> str | None:
+    """Say why a person should look at all slices of a volume; None when nothing speaks for it.
+
+    Args:
+        mask: (N, H, W), non-zero in tumour.
+        agreement: Of the masks of the volume and of its mirror image; NaN where it is not known.
+        rules: The agreement that is expected.
+    """
+    if len(mask) > 1 and not mask.any():
+        return "no tumour was found in any slice"
+    if agreement < rules.review_agreement:  # not so for NaN
+        return (
+            "the model contradicts itself: the masks of the volume and of its mirror image have a "
+            f"Dice of {agreement:.2f} with each other"
+        )
+    return None
+
+
 def reason_to_review(
-    image: np.ndarray, expected: float, rules: PreprocessingParameters
+    image: np.ndarray, expected: float, left_out: float, rules: PreprocessingParameters
 ) -> str | None:
     """Say why a person should look at a slice; None when nothing speaks for it.
 
     Args:
         image: (H, W, 3) uint8.
         expected: Dice that the model expects of its mask, NaN where nothing may be tumour.
+        left_out: Summed probability of what was not kept (see ``left_out``).
         rules: How much may be missing from 1.
     """
     grey = image.mean(axis=2)
@@ -64,4 +108,6 @@ def reason_to_review(
         return "the picture does not look like a brain MRI slice: its border is not darker"
     if 1 - expected > rules.review_uncertainty:  # not so for NaN
         return f"the model is uncertain: it expects a Dice of {expected:.2f} of its own mask"
+    if left_out > MOST_LEFT_OUT:
+        return "what looks like tumour here was left out, since it weighs little beside the rest"
     return None

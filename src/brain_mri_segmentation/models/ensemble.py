@@ -77,7 +77,8 @@ class Ensemble(nn.Module, HubModel):
 
 
 # Of each member by itself; all else of the preprocessing must be the same.
-_OWN = {"temperature", "review_uncertainty", "mirroring"}
+_FITTED = ("review_uncertainty", "review_agreement")  # of whose values the ensemble has the mean
+_OWN = {"temperature", *_FITTED, "mirroring"}
 
 
 def find_checkpoints(names: Sequence[str] | str) -> dict[str, Checkpoint]:
@@ -122,7 +123,11 @@ def combine(checkpoints: dict[str, Checkpoint], mirroring: bool) -> Checkpoint:
                     f"{name}; members of an ensemble must prepare slices alike."
                 )
     members = list(checkpoints.values())
-    reviews = [float(str(m.preprocessing["review_uncertainty"])) for m in members]
+    fitted = {
+        name: sum(float(str(m.preprocessing[name])) for m in members) / len(members)
+        for name in _FITTED
+        if all(name in m.preprocessing for m in members)
+    }
     return Checkpoint(
         model_name="ensemble",
         model_config={
@@ -135,12 +140,7 @@ def combine(checkpoints: dict[str, Checkpoint], mirroring: bool) -> Checkpoint:
                 for member in members
             ]
         },
-        preprocessing=first.preprocessing
-        | {
-            "mirroring": mirroring,
-            "temperature": 1.0,
-            "review_uncertainty": sum(reviews) / len(reviews),
-        },
+        preprocessing=first.preprocessing | {"mirroring": mirroring, "temperature": 1.0} | fitted,
         weights={
             f"members.{place}.{name}": value
             for place, member in enumerate(members)

@@ -141,11 +141,11 @@ def _first_as_png(pictures: Iterator[np.ndarray]) -> bytes:
 
 def _predict(predictor: Predictor, volume: Volume, batch_size: int) -> Iterator[Prediction | None]:
     """Do what ``Predictor.predict`` does, and give way after each batch."""
-    probabilities = []
+    logits = []
     for inputs in predictor.inputs(volume, batch_size):
-        probabilities.append(predictor.probabilities(inputs))
+        logits.append(predictor.logits(inputs))
         yield None
-    yield predictor.finish(volume, np.concatenate(probabilities))
+    yield predictor.finish(volume, np.concatenate(logits))
 
 
 def _describe(

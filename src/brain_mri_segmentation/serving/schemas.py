@@ -94,6 +94,10 @@ class VolumeAnswer(ModelCard):
     tumour_ml: float | None
     slices_with_tumour: int
     slices_to_review: int
+    review: str | None = Field(
+        description="Why a person should look at all slices; null: nothing found.",
+        examples=["no tumour was found in any slice"],
+    )
     missing: list[str] = Field(
         description="Sequences that are not there, in whose place FLAIR was used.",
         examples=[["pre-contrast"]],
