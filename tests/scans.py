@@ -6,7 +6,16 @@ import itertools
 
 import nibabel
 import numpy as np
+import pydicom
 import torch
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import (
+    EnhancedMRImageStorage,
+    ExplicitVRLittleEndian,
+    MRImageStorage,
+    generate_uid,
+)
 from scipy.spatial.transform import Rotation
 
 from brain_mri_segmentation.cohort.phantom import make_volume
@@ -75,3 +84,99 @@ class Bright(Predictor):
     def logits(self, inputs: torch.Tensor) -> np.ndarray:
         flair = inputs[:, 3 * self.preprocessing.context + 1]
         return (20 * (flair - 2.5)).numpy()
+
+
+def study(patient="PHANTOM_1", date="20260102"):
+    """Return what all DICOM files of a study have in common."""
+    return {
+        "PatientID": patient,
+        "PatientName": "Phantom^One",
+        "StudyDate": date,
+        "StudyInstanceUID": generate_uid(entropy_srcs=[patient, date]),
+        "FrameOfReferenceUID": generate_uid(entropy_srcs=[patient, date, "frame"]),
+    }
+
+
+def dicom_series(voxels, affine, common, number=1, description="AX T2 FLAIR", **tags):
+    """Return one file for each slice of voxels (I, J, K) int16 or uint16, the last slice first."""
+    series = generate_uid(entropy_srcs=[common["StudyInstanceUID"], str(number)])
+    lps = np.diag([-1, -1, 1]) @ affine[:3]
+    spacing = np.linalg.norm(lps[:, :3], axis=0)
+    files = []
+    for k in reversed(range(voxels.shape[2])):
+        file = new_file(voxels, series, f"{number}.{k}", MRImageStorage)
+        set_tags(file, common)
+        file.SeriesNumber, file.InstanceNumber = number, 1 + k * 7 % 5  # tells nothing
+        file.SeriesDescription = description
+        file.ImageOrientationPatient = [*(lps[:, 0] / spacing[0]), *(lps[:, 1] / spacing[1])]
+        file.ImagePositionPatient = list(lps[:, :3] @ (0, 0, k) + lps[:, 3])
+        file.PixelSpacing = [spacing[1], spacing[0]]
+        file.SliceThickness = spacing[2]
+        file.PixelData = np.ascontiguousarray(voxels[:, :, k].T).tobytes()
+        set_tags(file, tags)
+        files.append(file)
+    return [saved(file) for file in files]
+
+
+def enhanced(voxels, affine, common, slopes):
+    """Return one multi-frame file, its frames from top to bottom, each with a slope of its own."""
+    lps = np.diag([-1, -1, 1]) @ affine[:3]
+    spacing = np.linalg.norm(lps[:, :3], axis=0)
+    file = new_file(voxels, generate_uid(), "enhanced", EnhancedMRImageStorage)
+    set_tags(file, common)
+    file.SeriesNumber, file.SeriesDescription = 4, "FLAIR 3D"
+    plane, measures = Dataset(), Dataset()
+    plane.ImageOrientationPatient = [*(lps[:, 0] / spacing[0]), *(lps[:, 1] / spacing[1])]
+    measures.PixelSpacing, measures.SliceThickness = [spacing[1], spacing[0]], spacing[2]
+    shared = Dataset()
+    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [plane], [measures]
+    file.SharedFunctionalGroupsSequence = [shared]
+    frames, pixels = [], []
+    for k in reversed(range(voxels.shape[2])):
+        position, values, frame = Dataset(), Dataset(), Dataset()
+        position.ImagePositionPatient = list(lps[:, :3] @ (0, 0, k) + lps[:, 3])
+        values.RescaleSlope, values.RescaleIntercept = slopes[k], -3
+        frame.PlanePositionSequence = [position]
+        frame.PixelValueTransformationSequence = [values]
+        frames.append(frame)
+        pixels.append(voxels[:, :, k].T)
+    file.PerFrameFunctionalGroupsSequence = frames
+    file.NumberOfFrames = len(frames)
+    file.PixelData = np.stack(pixels).tobytes()
+    return saved(file)
+
+
+def new_file(voxels, series, instance, kind):
+    file = Dataset()
+    file.file_meta = FileMetaDataset()
+    file.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    file.file_meta.MediaStorageSOPClassUID = file.SOPClassUID = kind
+    file.SOPInstanceUID = generate_uid(entropy_srcs=[series, instance])
+    file.file_meta.MediaStorageSOPInstanceUID = file.SOPInstanceUID
+    file.Modality, file.SeriesInstanceUID = "MR", series
+    file.ImageType = ["ORIGINAL", "PRIMARY", "M"]
+    file.Columns, file.Rows = voxels.shape[:2]
+    file.BitsAllocated, file.BitsStored, file.HighBit = 16, 16, 15
+    file.PixelRepresentation = int(voxels.dtype == np.int16)
+    file.SamplesPerPixel, file.PhotometricInterpretation = 1, "MONOCHROME2"
+    return file
+
+
+def set_tags(file, tags):
+    for name, value in tags.items():
+        setattr(file, name, value)
+
+
+def saved(file):
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, file, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def changed(content, **tags):
+    """Return a DICOM file with other tags, or packed with ``compress``."""
+    file = pydicom.dcmread(io.BytesIO(content))
+    if syntax := tags.pop("compress", None):
+        file.compress(syntax, generate_instance_uid=False)
+    set_tags(file, tags)
+    return saved(file)

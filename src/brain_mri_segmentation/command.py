@@ -69,17 +69,17 @@ def segment(
         list[str] | None,
         typer.Argument(
             metavar="PATH...",
-            help="Slices, stacks, NIfTI, NRRD, MetaImage, zips, or folders of them.",
+            help="Slices, stacks, DICOM, NIfTI, NRRD, MetaImage, zips, or folders of them.",
         ),
     ] = None,
     flair: Annotated[
-        str | None, typer.Option(help="FLAIR of one head, instead of PATH.", metavar="FILE")
+        str | None, typer.Option(help="FLAIR of one head, instead of PATH.", metavar="PATH")
     ] = None,
     pre: Annotated[
-        str | None, typer.Option(help="Its T1 before contrast medium.", metavar="FILE")
+        str | None, typer.Option(help="Its T1 before contrast medium.", metavar="PATH")
     ] = None,
     post: Annotated[
-        str | None, typer.Option(help="Its T1 after contrast medium.", metavar="FILE")
+        str | None, typer.Option(help="Its T1 after contrast medium.", metavar="PATH")
     ] = None,
     model: Model = str(SHIPPED_MODEL),
     device: Device = "auto",
@@ -96,8 +96,9 @@ def segment(
 
     Files of one folder that are named <volume>_<number>, a stack, and a zip are a volume; any other
     picture is a slice by itself. NIfTI, NRRD and MetaImage hold a volume each: FLAIR, or all three
-    sequences; name three files with --pre, --flair and --post. What an earlier run has done with
-    the same model is left as it is.
+    sequences; the files of a DICOM study are one. Name three files, or folders with a DICOM series,
+    with --pre, --flair and --post. What an earlier run has done with the same model is left as it
+    is.
 
     Exit codes: 0 all is done, 1 something could not be segmented, 2 nothing could be tried.
     """

@@ -1,8 +1,9 @@
 """The one place where file names are parsed: patients, slice numbers, volumes, sites, masks."""
 
 import itertools
+import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -89,6 +90,26 @@ def group_sequences(paths: Iterable[str]) -> dict[str, list[str]]:
             )
         groups.setdefault(f"{folder}/{name}".lstrip("/"), []).append(path)
     return groups
+
+
+def group_studies(studies: Mapping[str, Sequence[str]], place: str) -> dict[str, list[str]]:
+    """Name studies by the folder that holds all files of each, numbered where it is the same.
+
+    Args:
+        studies: Paths of the files of each.
+        place: What stands for the folder that was searched itself.
+    """
+    groups: dict[str, list[str]] = {}
+    for paths in studies.values():
+        folder = os.path.commonpath([PurePosixPath(path).parent for path in paths])
+        groups[free_name(place if folder in ("", ".") else folder, groups)] = sorted(paths)
+    return groups
+
+
+def free_name(name: str, taken: Container[str]) -> str:
+    """Return a name, or where it is taken ``<name>-2``, ``-3`` and so on."""
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(name for name in names if name not in taken)
 
 
 def patient_of(slice_name: str) -> str:

@@ -7,7 +7,7 @@
 | palette, 8 bits | its colours |
 | with an alpha channel that is opaque everywhere | without it |
 | grey of more bits, or float | scaled: 0 to its 99.9th percentile fill 8 bits; then as grey |
-| NIfTI, NRRD, MetaImage (``medical``) | a volume with its geometry and all its bits |
+| NIfTI, NRRD, MetaImage (``medical``), DICOM | a volume with its geometry and all its bits |
 | what a decoder would change in silence, or what no slice can be | refused with the reason |
 """
 
@@ -15,20 +15,23 @@ import hashlib
 import io
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.imaging import dicom
 from brain_mri_segmentation.imaging.limits import check_counts
 from brain_mri_segmentation.imaging.medical import Scan, assemble, kind_of, read_scan
 from brain_mri_segmentation.imaging.naming import (
     ENDINGS,
     GRID_ENDINGS,
     count_volumes,
+    free_name,
     group_sequences,
+    group_studies,
     group_volumes,
     may_be_slice,
     natural_key,
@@ -72,29 +75,30 @@ def read_volume(source: str | Path | bytes | Sequence[bytes], name: str = "volum
 
     Args:
         source: By its path, a file (a picture, a stack of pages, a NIfTI, NRRD or MetaImage file,
-            or a zip) or a folder; or the bytes of one file, or of several in their order. Pictures
-            of a zip or folder are ordered by name; hidden ones and masks (``..._mask``) are left
-            out. Of NIfTI, NRRD and MetaImage, one file is FLAIR or all three sequences; three are
-            pre-contrast, FLAIR and post-contrast, in a zip or folder by their names.
+            DICOM, or a zip) or a folder; or the bytes of one file, or of several in their order.
+            Pictures of a zip or folder are ordered by name; hidden ones and masks (``..._mask``)
+            are left out. Of NIfTI, NRRD and MetaImage, one file is FLAIR or all three sequences;
+            three are pre-contrast, FLAIR and post-contrast, in a zip or folder by their names. The
+            DICOM files of a study are in any order (``dicom.read_study``).
         name: Of the volume, where the source has no path.
 
     Returns:
         The volume; a picture of more than 8 bits is brought to 8 on a scale that all slices share.
 
     Raises:
-        NotAnImage: A file is no TIFF, PNG or JPEG.
+        NotAnImage: A file is none of these.
         InputError: There is nothing; a picture cannot be a slice or differs in size from the first;
             there are several volumes by the names, or more than 512 or too large slices.
     """
     if isinstance(source, str | Path):
         path = Path(source)
         if path.is_dir():
-            return _to_volume(path.name, _read_folder(path))
+            return _to_volume(path.name, _find(path))
         if not path.is_file():
             raise InputError(f"There is no file or folder {path}.")
-        source, name = path.read_bytes(), path.stem
+        source, name = path.read_bytes(), without_ending(path.name)
     if isinstance(source, bytes):
-        return _read_file(name, source)
+        return _to_volume(name, _members(name, source), source)
     members: list[tuple[str, bytes]] = []
     room = _MOST_UNPACKED
     for number, content in enumerate(source, start=1):
@@ -119,7 +123,8 @@ def read_sequences(
     """Read a volume of which it is known what each file holds.
 
     Args:
-        sequences: Files by the names of ``SEQUENCES``, of which only FLAIR must be there.
+        sequences: Files, or of DICOM folders or zips with one series, by the names of
+            ``SEQUENCES``, of which only FLAIR must be there.
         name: Of the volume.
         notes: What is to be said with its result.
 
@@ -127,29 +132,25 @@ def read_sequences(
         InputError: A file cannot be read, or the sequences do not lie in the same place.
     """
     scans: dict[str, Scan] = {}
-    members = []
+    members: list[tuple[str, bytes]] = []
     for sequence, source in sequences.items():
         try:
-            content = source if isinstance(source, bytes) else _read_file_at(Path(source))
-            scans[sequence] = _read_scan(content)
+            files = _members(sequence, source) if isinstance(source, bytes) else _find(Path(source))
+            members += files
+            scans[sequence] = _read_scan(files, sequence)
         except InputError as error:
             raise type(error)(f"{sequence}: {error}") from error
         if scans[sequence].voxels.ndim > 3 and len(sequences) > 1:
             raise InputError(f"{sequence}: The file holds three sequences, and one is expected.")
-        members.append((sequence, content))
     return assemble(name, scans, _digest(members), notes)
 
 
-def _read_file_at(path: Path) -> bytes:
-    if not path.is_file():
-        raise InputError(f"There is no file {path}.")
-    return path.read_bytes()
-
-
-def _read_scan(content: bytes) -> Scan:
-    if kind_of(content) is None:
-        raise NotAnImage("The file is no NIfTI, NRRD or MetaImage by its own bytes.")
-    return read_scan(content)
+def _read_scan(members: _Members, sequence: str) -> Scan:
+    if any(dicom.is_dicom(content) for _, content in members):
+        return dicom.read_sequence((content for _, content in members), sequence)
+    if len(members) != 1 or kind_of(members[0][1]) is None:
+        raise NotAnImage("It is no NIfTI, NRRD, MetaImage or DICOM by its own bytes.")
+    return read_scan(members[0][1])
 
 
 class Unreadable(NamedTuple):
@@ -169,44 +170,59 @@ def find_volumes(*places: Folder, leave_out: Folder | None = None) -> dict[str, 
 
     Returns:
         For each volume by its name a reader of its files by their paths without ending, at most
-        512; files of one folder named ``<volume>_<number>`` are a volume, and so are NIfTI, NRRD
-        and MetaImage files that differ by the sequence they name; any other is by itself.
+        512 of pictures; files of one folder named ``<volume>_<number>`` are a volume, and so are
+        NIfTI, NRRD and MetaImage files that differ by the sequence they name, and the DICOM files
+        of a study; any other is by itself.
 
     Raises:
         InputError: A place does not exist or holds nothing, or two hold files of the same path.
     """
     files: Files = {}
-    grids: list[str] = []
+    kinds: dict[str, str] = {}  # of each file: picture, grid, or the UID of its study
     for place in places:
         found: Files = {}
-        grid = set()
+        prefix = f"{place.name}/" if len(places) > 1 and not place.is_file else ""
         for name, read in place.files().items():
             ours = leave_out is not None and leave_out.holds(place, name)
-            if name.lower().endswith(ENDINGS) and may_be_slice(name) and not ours:
-                path = without_ending(name)  # beside scan.tif, a scan.png keeps its ending
-                path = name if path in found else path
-                if name.lower().endswith(GRID_ENDINGS):
-                    if sequence_of(path.rpartition("/")[2]) == "mask":
-                        continue
-                    grid.add(path)
-                found[path] = read
+            if ours or (kind := _kind_by_name(name, read)) is None:
+                continue
+            path = prefix + (without_ending(name) if kind in ("picture", "grid") else name)
+            path = prefix + name if path in found else path  # beside scan.tif is a scan.png
+            found[path], kinds[path] = read, kind
         if not found:
             state = "holds no file that may be a slice or a volume"
             state = state if place.exists() else "does not exist"
             raise InputError(f"{place.path} {state}.")
-        if len(places) > 1 and not place.is_file:
-            found = {f"{place.name}/{path}": read for path, read in found.items()}
-            grid = {f"{place.name}/{path}" for path in grid}
         if both := files.keys() & found.keys():
             raise InputError(
                 f"{place.path} holds a second {min(both)}, whose results would replace those of "
                 "the first. Segment the places one by one, into folders of their own."
             )
         files |= found
-        grids += grid
-    groups = group_volumes([path for path in files if path not in grids])
-    groups |= group_sequences(sorted(grids))
+    by_kind: dict[str, list[str]] = {"picture": [], "grid": []}
+    for path in files:
+        by_kind.setdefault(kinds[path], []).append(path)
+    groups = group_volumes(by_kind.pop("picture"))
+    for others in (group_sequences(by_kind.pop("grid")), group_studies(by_kind, places[0].name)):
+        for name, paths in others.items():
+            groups[free_name(name, groups)] = paths
     return {name: {path: files[path] for path in paths} for name, paths in groups.items()}
+
+
+def _kind_by_name(name: str, read: FileReader) -> str | None:
+    """Say how a file is grouped: ``picture``, ``grid``, or by the UID of its study; None: not."""
+    if not may_be_slice(name) or not _may_hold_slices(name):
+        return None
+    if name.lower().endswith(GRID_ENDINGS):
+        is_mask = sequence_of(PurePosixPath(without_ending(name)).name) == "mask"
+        return None if is_mask else "grid"
+    if name.lower().endswith(ENDINGS):
+        return "picture"
+    try:
+        content = read()
+    except InputError:  # said again when it is its turn
+        return "picture"
+    return f"study {dicom.study_of(content)}" if dicom.is_dicom(content) else None
 
 
 def read_files(files: Mapping[str, FileReader], name: str) -> Iterator[Volume | Unreadable]:
@@ -222,15 +238,15 @@ def read_files(files: Mapping[str, FileReader], name: str) -> Iterator[Volume | 
     """
     slices: dict[str, np.ndarray] = {}
     digests: list[tuple[str, bytes]] = []
-    grids: list[tuple[str, bytes]] = []
+    placed: list[tuple[str, bytes]] = []
     for path, read in files.items():
         try:
             members = _members(path, content := read())
-            if any(kind_of(file) for _, file in members):
+            if _have_places(members):
                 if is_zip(content):
-                    yield _by_their_names(path, members)
+                    yield _to_volume(path, members, content)
                 else:
-                    grids += members
+                    placed += members
                 continue
             pages, names = _read(members)
             if not _holds_volume(content, pages):
@@ -246,9 +262,9 @@ def read_files(files: Mapping[str, FileReader], name: str) -> Iterator[Volume | 
     if slices:
         pages = list(slices.values())
         yield Volume(_to_slices(pages), name, tuple(slices), digest=_digest(digests))
-    if grids:
+    if placed:
         try:
-            yield _to_volume(name, grids)
+            yield _to_volume(name, placed)
         except InputError as error:
             yield Unreadable(name, str(error))
 
@@ -274,20 +290,21 @@ def is_zip(content: bytes) -> bool:
     return content.startswith((b"PK\x03\x04", b"PK\x05\x06"))
 
 
-def _read_file(name: str, content: bytes) -> Volume:
-    members = _members(name, content)
-    if any(kind_of(file) for _, file in members):
+def _to_volume(name: str, members: _Members, content: bytes = b"") -> Volume:
+    """Make a volume of all files; ``content`` is the one that they came in, if it was one."""
+    if any(dicom.is_dicom(file) for _, file in members):
+        scans, notes = dicom.read_study(file for _, file in members)
+        return assemble(name, scans, _digest(members), notes)
+    if _have_places(members):
         return _by_their_names(name, members)
     pages, names = _read(members)
-    in_one_file = _holds_volume(content, pages)
+    in_one_file = bool(content) and _holds_volume(content, pages)
     return Volume(_to_slices(pages), name, tuple(names), in_one_file, _digest(members))
 
 
-def _to_volume(name: str, members: _Members) -> Volume:
-    if any(kind_of(file) for _, file in members):
-        return _by_their_names(name, members)
-    pages, names = _read(members)
-    return Volume(_to_slices(pages), name, tuple(names), digest=_digest(members))
+def _have_places(members: _Members) -> bool:
+    """Say whether one of the files is of a kind that says where its voxels lie."""
+    return any(kind_of(file) or dicom.is_dicom(file) for _, file in members)
 
 
 def _by_their_names(name: str, members: _Members) -> Volume:
@@ -348,10 +365,16 @@ def _members(name: str, content: bytes, room: int = _MOST_UNPACKED) -> _Members:
     return _unzip(content, room) if is_zip(content) else [(name, content)]
 
 
-def _read_folder(folder: Path) -> _Members:
-    paths = (path for path in folder.rglob("*") if path.name.lower().endswith(ENDINGS))
-    names = _slices_of_one_volume((path.relative_to(folder).as_posix() for path in paths), "folder")
-    return [(without_ending(name), (folder / name).read_bytes()) for name in names]
+def _find(path: Path) -> _Members:
+    """Return the files of a folder, or a file, or those in it if it is a zip."""
+    if path.is_file():
+        return _members(without_ending(path.name), path.read_bytes())
+    if not path.is_dir():
+        raise InputError(f"There is no file or folder {path}.")
+    files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
+    names = _in_order(filter(_may_hold_slices, files), "folder")
+    members = [(name, files[name].read_bytes()) for name in names]
+    return _check_one_volume([m for m in members if _is_wanted(*m)], "folder")
 
 
 def _unzip(content: bytes, room: int) -> _Members:
@@ -361,10 +384,11 @@ def _unzip(content: bytes, room: int) -> _Members:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             files = {info.filename: info for info in archive.infolist() if not info.is_dir()}
-            wanted = [files[name] for name in _slices_of_one_volume(files, "zip")]
+            wanted = [files[name] for name in _in_order(files, "zip")]
             if sum(info.file_size for info in wanted) > room:
                 raise InputError("The zip is absurdly large once it is unpacked.")
-            return [(without_ending(info.filename), _read_member(archive, info)) for info in wanted]
+            members = [(info.filename, _read_member(archive, info)) for info in wanted]
+        return _check_one_volume(members, "zip")
     except (InputError, MemoryError):
         raise
     # zipfile and its decoders raise many kinds of errors, and all of them mean the same here.
@@ -381,22 +405,47 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
         return member.read(info.file_size)
 
 
-def _slices_of_one_volume(names: Iterable[str], place: str) -> list[str]:
+def _may_hold_slices(name: str) -> bool:
+    """Say by a file's name whether it is worth a look; DICOM often has a number for an ending."""
+    ending = PurePosixPath(name).suffix.lower()
+    return name.lower().endswith(ENDINGS) or ending in ("", ".dcm", ".ima") or ending[1:].isdigit()
+
+
+def _is_wanted(name: str, content: bytes) -> bool:
+    """Say of a file in a folder whether it is to be read: what has no ending may be anything."""
+    return name.lower().endswith(ENDINGS) or dicom.is_dicom(content)
+
+
+def _in_order(names: Iterable[str], place: str) -> list[str]:
     """Return the files that may be slices, in order.
 
     Raises:
-        InputError: They are of several patients by their names, which would be scaled and
-            segmented as one volume; or they are none or too many.
+        InputError: They are none or too many.
     """
     wanted = sorted(filter(may_be_slice, names), key=natural_key)
-    if (volumes := count_volumes(wanted)) > 1:
-        raise InputError(
-            f"The {place} holds files of {volumes} volumes by their names, and one is expected. "
-            f"Make a {place} for each patient."
-        )
-    if not 0 < len(wanted) <= MOST_SLICES:
+    if not 0 < len(wanted) <= _MOST_ENTRIES:
         raise InputError(f"The {place} holds {len(wanted)} files; 1 to {MOST_SLICES} are taken.")
     return wanted
+
+
+def _check_one_volume(members: _Members, place: str) -> _Members:
+    """Return files by their paths without ending.
+
+    Raises:
+        InputError: They are slices of several patients by their names, which would be scaled and
+            segmented as one volume; or they are none or too many.
+    """
+    if not _have_places(members):
+        if (volumes := count_volumes(name for name, _ in members)) > 1:
+            raise InputError(
+                f"The {place} holds files of {volumes} volumes by their names, and one is "
+                f"expected. Make a {place} for each patient."
+            )
+        if not 0 < len(members) <= MOST_SLICES:
+            raise InputError(
+                f"The {place} holds {len(members)} files; 1 to {MOST_SLICES} are taken."
+            )
+    return [(without_ending(name), content) for name, content in members]
 
 
 def _read_pages(content: bytes, most: int, room: int) -> list[np.ndarray]:
@@ -443,10 +492,8 @@ def _kind(content: bytes) -> str:
     for kind, starts in _MAGIC.items():
         if content.startswith(starts):
             return kind
-    if kind_of(content):
-        raise NotAnImage(f"The file is {kind_of(content)}, which is a volume and not a slice.")
-    if content[128:132] == b"DICM":
-        raise NotAnImage("The file is DICOM. Export the slice as TIFF or PNG.")
+    if placed := "DICOM" if dicom.is_dicom(content) else kind_of(content):
+        raise NotAnImage(f"The file is {placed}, which is a volume and not a slice.")
     if content.startswith(b"\x1f\x8b"):
         raise NotAnImage("The file is packed with gzip and no NIfTI. Unpack it.")
     if is_zip(content):

@@ -67,9 +67,10 @@ async def segment_slice(
 @router.post(
     "/segment/volume",
     summary="Segment the slices of one volume",
-    description="Several files in their order, a zip, or a multi-page TIFF; intensities are "
-    "normalised over all slices. Answers with a multi-page TIFF of masks, or with metrics per "
-    f"slice and in sum (`Accept: application/json`). {DISCLAIMER}",
+    description="Several files in their order, a zip, or a multi-page TIFF; or NIfTI, NRRD, "
+    "MetaImage (FLAIR, or three files: pre-contrast, FLAIR, post-contrast), or the DICOM files of "
+    "a study. Intensities are normalised over all slices. Answers with a multi-page TIFF of masks, "
+    f"or with metrics per slice and in sum (`Accept: application/json`). {DISCLAIMER}",
     response_class=Response,
     responses=REFUSALS | picture_or(VolumeAnswer, "image/tiff"),
 )

@@ -1,0 +1,335 @@
+"""DICOM: which series there are, which sequence each is, and where its voxels lie.
+
+Series are told apart by their UID and slices by their position, never by a file's name.
+"""
+
+import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.imaging.geometry import Geometry
+from brain_mri_segmentation.imaging.medical import Scan, check_room
+from brain_mri_segmentation.imaging.naming import sequence_of
+from brain_mri_segmentation.imaging.volume import SEQUENCES
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+_DEFLATED = b"1.2.840.10008.1.2.1.99"  # which unpacks to any size before anything can be checked
+_PLANE_TOLERANCE = 1e-3  # of unit vectors
+_PLACE_TOLERANCE = 0.1  # of the distance between slices, by which one may be off its place
+_NO_AGENT = ("", "no", "none", "n/a", "without")
+
+
+def is_dicom(content: bytes) -> bool:
+    """Say whether a file is DICOM by its own bytes."""
+    return content[128:132] == b"DICM"
+
+
+def study_of(content: bytes) -> str:
+    """Return the UID of the study that a file belongs to; empty if it says none, or is broken."""
+    try:
+        return str(_read(content, ["StudyInstanceUID"]).get("StudyInstanceUID", ""))
+    except InputError:  # said when it is read
+        return ""
+
+
+def read_study(contents: Iterable[bytes]) -> tuple[dict[str, Scan], tuple[str, ...]]:
+    """Read FLAIR and, where they are, pre- and post-contrast of one study.
+
+    Which series is which, the description tells, else contrast agent, echo and inversion time. Of
+    several that are the same sequence, axial ones come first, then those with more slices. If there
+    is one series alone, it is FLAIR.
+
+    Args:
+        contents: Its files, in any order; what is no image of MR is left out.
+
+    Returns:
+        Scans by their names in ``SEQUENCES``, and what was taken for what.
+
+    Raises:
+        InputError: There are several studies, no FLAIR, or a series that is no stack of slices.
+    """
+    found = _find_series(contents)
+    if (studies := len({str(s.first.get("StudyInstanceUID", "")) for s in found})) > 1:
+        raise InputError(f"There are {studies} studies, and one is expected. Send them one by one.")
+    chosen: dict[str, _Series] = {}
+    for series in sorted(found, key=_Series.rank, reverse=True):
+        if len(found) == 1:
+            chosen["FLAIR"] = series
+        elif series.sequence in SEQUENCES:
+            chosen.setdefault(series.sequence, series)
+    if "FLAIR" not in chosen:
+        raise InputError(f"No series is recognised as FLAIR: {_list(found)}. Name it with --flair.")
+    notes = [f"{series} was taken for {sequence}" for sequence, series in chosen.items()]
+    if others := [series for series in found if series not in chosen.values()]:
+        notes.append(f"not used: {_list(others)}")
+    frame = chosen["FLAIR"].first.get("FrameOfReferenceUID")
+    notes += [
+        f"{sequence} has another frame of reference than FLAIR; its place was trusted"
+        for sequence, series in chosen.items()
+        if series.first.get("FrameOfReferenceUID") != frame
+    ]
+    return {sequence: series.read() for sequence, series in chosen.items()}, tuple(notes)
+
+
+def read_sequence(contents: Iterable[bytes], sequence: str) -> Scan:
+    """Read the series that someone has named: the only one there, or the one that is recognised.
+
+    Args:
+        contents: Files, in any order.
+        sequence: One of ``SEQUENCES``.
+
+    Raises:
+        InputError: It is not clear which is meant, or it is no stack of slices.
+    """
+    found = _find_series(contents)
+    if len(found) > 1:
+        found = [series for series in found if series.sequence == sequence] or found
+    if len(found) > 1:
+        raise InputError(f"There are several series: {_list(found)}. Name a folder with one.")
+    scan = found[0].read()
+    return Scan(scan.voxels, scan.geometry, (f"{found[0]} was named as {sequence}",))
+
+
+@dataclass(frozen=True, eq=False)
+class _Series:
+    """The images of one series.
+
+    Attributes:
+        images: Data sets, in any order.
+    """
+
+    images: Sequence["Dataset"]
+
+    @property
+    def first(self) -> "Dataset":
+        return self.images[0]
+
+    def __str__(self) -> str:
+        text = f"series {self.first.get('SeriesNumber', '?')} '{self._description}'"
+        return f"{text} ({len(self.images)} images)"
+
+    @property
+    def _description(self) -> str:
+        return str(self.first.get("SeriesDescription") or self.first.get("ProtocolName") or "")
+
+    @property
+    def sequence(self) -> str:
+        """One of ``SEQUENCES``, or ``other``."""
+        first = self.first
+        kind = " ".join(map(str, first.get("ImageType", []))).lower()
+        if "localizer" in kind or first.get("PhotometricInterpretation") != "MONOCHROME2":
+            return "other"
+        said = sequence_of(self._description)
+        if said is None:
+            echo, inversion, repetition = (
+                _number(first, name, 0) for name in ("EchoTime", "InversionTime", "RepetitionTime")
+            )
+            if echo > 60 and inversion > 1500:
+                return "FLAIR"
+            said = "pre-contrast" if 0 < echo < 30 and 0 < repetition < 3000 else None
+        agent = str(first.get("ContrastBolusAgent") or "").strip().lower() not in _NO_AGENT
+        agent = agent or bool(first.get("ContrastBolusAgentSequence"))
+        if said == "pre-contrast" and agent:
+            return "post-contrast"
+        return said or "other"
+
+    def rank(self) -> tuple[bool, int]:
+        """Order those that are the same sequence: axial ones last, then by their slices."""
+        directions = _orientation(self.first)
+        normal = np.cross(directions[:3], directions[3:]) if directions is not None else np.zeros(3)
+        frames = sum(int(image.get("NumberOfFrames", 1)) for image in self.images)
+        return bool(abs(normal[2]) > 0.7), frames
+
+    def read(self) -> Scan:
+        """Decode the voxels, sort them by position and say where they lie."""
+        try:
+            frames = [frame for image in self.images for frame in _frames(image)]
+            return _stack(frames, self.images)
+        except InputError as error:
+            raise InputError(f"{self}: {error}") from error
+
+
+def _read(content: bytes, tags: list[str] | None = None) -> "Dataset":
+    import pydicom
+
+    if _DEFLATED in content[:1024]:
+        raise InputError(
+            "The DICOM file is packed as a whole (deflate). Save it in another syntax."
+        )
+    try:
+        return pydicom.dcmread(io.BytesIO(content), specific_tags=tags)
+    except MemoryError:
+        raise
+    except Exception as error:  # pydicom raises many kinds of errors on broken files
+        raise InputError("The DICOM file is broken or truncated.") from error
+
+
+def _find_series(contents: Iterable[bytes]) -> list[_Series]:
+    """Return the series of MR images, in the order of their numbers; each image once."""
+    series: dict[str, dict[str, Dataset]] = {}
+    others = set()
+    for content in contents:
+        if not is_dicom(content):
+            continue
+        image = _read(content)
+        if "PixelData" not in image or image.get("Modality") != "MR":
+            others.add(str(image.get("Modality", "no modality")))
+            continue
+        uid = str(image.get("SeriesInstanceUID", ""))
+        series.setdefault(uid, {})[str(image.get("SOPInstanceUID", len(others)))] = image
+    if not series:
+        what = ", ".join(sorted(others)) or "nothing"
+        raise InputError(f"There is no MR image in the DICOM files, but {what}. Send FLAIR.")
+    found = [_Series(list(images.values())) for images in series.values()]
+    return sorted(found, key=lambda one: int(one.first.get("SeriesNumber") or 0))
+
+
+def _list(series: Iterable[_Series]) -> str:
+    return "; ".join(map(str, series))
+
+
+def _groups(image: "Dataset", frame: int) -> list["Dataset"]:
+    """Return where tags of a frame stand: in its own groups, in those of all frames, outside."""
+    own = image.get("PerFrameFunctionalGroupsSequence") or []
+    shared = image.get("SharedFunctionalGroupsSequence") or []
+    items = [*own[frame : frame + 1], *shared[:1]]
+    inside = [
+        sequence[0]
+        for item in items
+        for element in item
+        if element.VR == "SQ" and (sequence := element.value)
+    ]
+    return [*inside, image]
+
+
+def _value(image: "Dataset", name: str, frame: int = 0) -> object:
+    """Return a tag of a frame, wherever it stands; None where it is not."""
+    return next((g[name].value for g in _groups(image, frame) if g.get(name) is not None), None)
+
+
+def _number(image: "Dataset", name: str, default: float, frame: int = 0) -> float:
+    value = _value(image, name, frame)
+    return default if value is None else float(str(value))
+
+
+def _orientation(image: "Dataset", frame: int = 0) -> np.ndarray | None:
+    value = _value(image, "ImageOrientationPatient", frame)
+    return None if value is None else np.array(value, np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class _Frame:
+    """A slice: where its first pixel lies, its directions along columns and rows, its pixels' size.
+
+    ``pixels`` are (rows, columns) float32; all else is in mm, towards the left and the back (LPS).
+    """
+
+    image: "Dataset"
+    position: np.ndarray
+    directions: np.ndarray
+    spacing: np.ndarray
+    pixels: np.ndarray
+
+
+def _frames(image: "Dataset") -> list[_Frame]:
+    """Decode the slices of a data set, of which an enhanced one has many."""
+    count = int(image.get("NumberOfFrames") or 1)
+    check_room((int(image.Rows), int(image.Columns), count))
+    pixels = _decode(image).reshape(count, image.Rows, image.Columns)
+    frames = []
+    for number, values in enumerate(pixels):
+        position, spacing = (
+            _value(image, name, number) for name in ("ImagePositionPatient", "PixelSpacing")
+        )
+        directions = _orientation(image, number)
+        if position is None or directions is None or spacing is None:
+            raise InputError("An image does not say where it lies. Export the original series.")
+        slope = _number(image, "RescaleSlope", 1, number)
+        scaled = values * slope + _number(image, "RescaleIntercept", 0, number)
+        place, size = np.array(position, np.float64), np.array(spacing, np.float64)
+        frames.append(_Frame(image, place, directions, size, scaled.astype(np.float32)))
+    return frames
+
+
+def _decode(image: "Dataset") -> np.ndarray:
+    from pydicom.pixels import pixel_array
+
+    try:
+        return pixel_array(image)
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise many kinds of errors
+        syntax = image.file_meta.TransferSyntaxUID
+        if syntax.is_compressed and "missing" in str(error):
+            raise InputError(
+                f"Its pixels are packed as {syntax.name}, for which a decoder is missing: "
+                "pip install 'brain-mri-segmentation[jpeg]'"
+            ) from error
+        raise InputError("Its pixels are broken, truncated or of an unknown kind.") from error
+
+
+def _stack(frames: list[_Frame], images: Sequence["Dataset"]) -> Scan:
+    """Sort slices along their normal, and make sure that they are one regular stack."""
+    first = frames[0]
+    for frame in frames:
+        if frame.pixels.shape != first.pixels.shape or not np.allclose(
+            frame.spacing, first.spacing, rtol=1e-3
+        ):
+            raise InputError("Its images differ in size. Export one stack of slices.")
+        if not np.allclose(frame.directions, first.directions, atol=_PLANE_TOLERANCE):
+            raise InputError(
+                "Its images lie in several planes, as a localizer's. Export one stack."
+            )
+    check_room((*first.pixels.shape, len(frames)))
+    along, down = first.directions[:3], first.directions[3:]
+    normal = np.cross(along, down)
+    frames = sorted(frames, key=lambda frame: float(frame.position @ normal))
+    step = _step(np.stack([frame.position for frame in frames]), normal, frames[0].image)
+    affine = np.eye(4)
+    affine[:3, 0], affine[:3, 1] = along * first.spacing[1], down * first.spacing[0]
+    affine[:3, 2], affine[:3, 3] = step, frames[0].position
+    voxels = np.stack([frame.pixels for frame in frames]).transpose(2, 1, 0)
+    for image in images:
+        del image.PixelData
+    headers = tuple(images) if len(images) == 1 else tuple(frame.image for frame in frames)
+    to_ras = np.diag([-1.0, -1, 1, 1])  # DICOM counts towards the left and the back
+    return Scan(voxels, Geometry(to_ras @ affine, voxels.shape, headers))
+
+
+def _step(positions: np.ndarray, normal: np.ndarray, image: "Dataset") -> np.ndarray:
+    """Return the way from one slice to the next, (3,) in mm.
+
+    Raises:
+        InputError: Slices are missing, stand at the same place, or are not equally far apart.
+    """
+    if len(positions) == 1:
+        thickness = _number(image, "SliceThickness", 1)
+        return normal * (abs(_number(image, "SpacingBetweenSlices", thickness)) or 1)
+    heights = positions @ normal
+    distances = np.diff(heights)
+    usual = float(np.sort(distances)[(len(distances) - 1) // 2])
+    if distances.min() < _PLACE_TOLERANCE * max(usual, 1e-3):
+        place = heights[int(distances.argmin())]
+        raise InputError(
+            f"Several of its slices lie at the same place ({place:.1f} mm), such as echoes or "
+            "points in time. Export one of them."
+        )
+    if distances.max() > 1.5 * usual:
+        gap = int(distances.argmax())
+        missing = math.ceil(distances[gap] / usual - 1.5)
+        raise InputError(
+            f"About {missing} slice(s) are missing between {heights[gap]:.1f} and "
+            f"{heights[gap + 1]:.1f} mm. Export the whole series."
+        )
+    step = (positions[-1] - positions[0]) / (len(positions) - 1)
+    expected = positions[0] + np.arange(len(positions))[:, None] * step
+    if np.abs(positions - expected).max() > _PLACE_TOLERANCE * usual:
+        raise InputError("Its slices are not equally far apart. Export a regular stack.")
+    return step

@@ -1,0 +1,239 @@
+import io
+import zipfile
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import JPEG2000Lossless, RLELossless
+from scans import (
+    OBLIQUE,
+    Bright,
+    axial_affine,
+    centroid,
+    changed,
+    dice,
+    dicom_series,
+    enhanced,
+    load,
+    phantom,
+    study,
+    turned,
+)
+
+from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.imaging import Volume, read_volume
+from brain_mri_segmentation.imaging.medical import write_nifti
+from brain_mri_segmentation.imaging.readers import find_volumes, read_files, read_sequences
+from brain_mri_segmentation.inference.predictor import load_model
+from brain_mri_segmentation.runtime.files import Folder
+
+SLICES, TRUTH = phantom(6, 128)  # (N, H, W, 3) uint16
+VOXELS = SLICES.transpose(2, 1, 0, 3)
+SPACING = (1.8, 1.8, 4.0)
+AFFINE = axial_affine(VOXELS.shape, SPACING, OBLIQUE)
+STUDY = study()
+FLAIR = dicom_series(VOXELS[..., 1], AFFINE, STUDY, 3)
+SEQUENCES = [
+    *dicom_series(VOXELS[..., 0], AFFINE, STUDY, 2, "AX T1"),
+    *FLAIR,
+    *dicom_series(VOXELS[..., 2], AFFINE, STUDY, 7, "AX T1", ContrastBolusAgent="Gadovist"),
+]
+
+
+def packed(files):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for number, content in enumerate(files):
+            archive.writestr(f"a/IM_{number * 7 % 11:04}{number}", content)
+        archive.writestr("README.txt", "not read")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two studies of one patient in one folder, one of another one, and a text."""
+    second = study(date="20270102")
+    other = study("PHANTOM_2")
+    (tmp_path / "in/first").mkdir(parents=True)
+    (tmp_path / "in/second/deep").mkdir(parents=True)
+    files = [*SEQUENCES, *dicom_series(VOXELS[..., 1], AFFINE, second)]
+    for number, content in enumerate(files):
+        (tmp_path / "in/first" / f"{number}").write_bytes(content)
+    for number, content in enumerate(dicom_series(VOXELS[..., 1], AFFINE, other)):
+        (tmp_path / "in/second/deep" / f"1.2.{number}").write_bytes(content)
+    (tmp_path / "in/first/notes").write_text("not read")
+    return tmp_path / "in"
+
+
+@pytest.mark.parametrize("source", [SEQUENCES, SEQUENCES[::-1], packed(SEQUENCES)])
+def test_three_series_of_a_study_are_recognised_and_sorted_by_position(source):
+    volume = read_volume(source)
+    assert np.array_equal(volume.slices, SLICES)
+    assert volume.missing == ()
+    assert "series 3 'AX T2 FLAIR' (6 images) was taken for FLAIR" in volume.notes
+    assert "series 2 'AX T1' (6 images) was taken for pre-contrast" in volume.notes
+    assert "series 7 'AX T1' (6 images) was taken for post-contrast" in volume.notes
+    np.testing.assert_allclose(volume.geometry.affine, AFFINE, atol=1e-6)
+    headers = volume.geometry.headers
+    assert len(headers) == 6
+    assert headers[0].PatientID == "PHANTOM_1"
+    assert "PixelData" not in headers[0]
+    place = volume.geometry.affine @ (0, 0, 4, 1) * (-1, -1, 1, 1)
+    np.testing.assert_allclose(headers[4].ImagePositionPatient, place[:3], atol=1e-6)
+
+
+def test_a_mask_from_dicom_is_that_from_a_picture_and_lies_on_the_tumour():
+    checkpoint = load_model().checkpoint
+    checkpoint.preprocessing["image_size"] = 128
+    bright = Bright(checkpoint)
+    picture = bright.predict(Volume(((SLICES - 200) // 15).astype(np.uint8)))  # as of a TIFF
+    for order in ((0, 1, 2), (2, 0, 1), (1, 2, 0)):  # axial, coronal or sagittal slices
+        voxels, affine = turned(VOXELS[..., 1].astype(np.int16), AFFINE, order, (1, -1, 1))
+        volume = read_volume(dicom_series(voxels, affine, STUDY))
+        prediction = bright.predict(volume)
+        assert dice(prediction.mask, picture.mask) >= 0.99
+        mask, placed = load(write_nifti(prediction.mask // 255, volume.geometry))
+        truth = centroid(TRUTH.transpose(2, 1, 0), AFFINE)
+        assert mask.shape == voxels.shape
+        offset = np.linalg.inv(placed[:3, :3]) @ (centroid(mask, placed) - truth)
+        assert (np.abs(offset) < 0.5).all()
+
+
+def test_sign_slope_and_intercept_of_each_slice_count():
+    signed = VOXELS[..., 1].astype(np.int16) - 1000
+    files = dicom_series(signed, AFFINE, STUDY)
+    slopes = [1 + 0.5 * n for n in range(6)]  # of the files, whose last slice is first
+    files = [
+        changed(file, RescaleSlope=slope, RescaleIntercept=-7)
+        for file, slope in zip(files, slopes, strict=True)
+    ]
+    expected = signed.transpose(2, 1, 0) * np.array(slopes[::-1])[:, None, None] - 7
+    np.testing.assert_allclose(read_volume(files).slices[..., 1], expected)
+
+
+def test_an_enhanced_multi_frame_object_is_a_series():
+    slopes = [2, 1, 0.5, 1, 2, 3]
+    volume = read_volume(enhanced(VOXELS[..., 1], AFFINE, STUDY, slopes))
+    expected = SLICES[..., 1] * np.array(slopes)[:, None, None] - 3
+    np.testing.assert_allclose(volume.slices[..., 1], expected)
+    np.testing.assert_allclose(volume.geometry.affine, AFFINE, atol=1e-6)
+    assert len(volume.geometry.headers) == 1
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
+def test_compressed_pixels_are_the_same(syntax):
+    files = [changed(file, compress=syntax) for file in FLAIR]
+    assert np.array_equal(read_volume(files).slices[..., 1], SLICES[..., 1])
+
+
+@pytest.mark.parametrize(
+    ("description", "tags", "sequence"),
+    [
+        ("t2_tirm_tra_dark-fluid", {}, "FLAIR"),
+        ("AX T2 FLAIR FS +C", {"ContrastBolusAgent": "Gd"}, "FLAIR"),
+        ("", {"EchoTime": 120, "InversionTime": 2500, "RepetitionTime": 9000}, "FLAIR"),
+        ("Sag T1 FLAIR", {}, "pre-contrast"),
+        ("AX T1 PRE", {"ContrastBolusAgent": "Gd"}, "post-contrast"),  # the agent was given
+        ("t1_mprage_sag_p2_iso", {"ContrastBolusAgent": "NONE"}, "pre-contrast"),
+        ("AX T1 POST GD", {}, "post-contrast"),
+        ("3D SPGR +C", {}, "post-contrast"),
+        ("", {"EchoTime": 9, "RepetitionTime": 500}, "pre-contrast"),
+        ("", {"EchoTime": 9, "RepetitionTime": 500, "ContrastBolusAgent": "x"}, "post-contrast"),
+        ("AX T2 FSE", {}, None),
+        ("ep2d_diff_ADC", {}, None),
+        ("AX FLAIR", {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, None),
+        ("", {"EchoTime": 100, "RepetitionTime": 4000}, None),
+    ],
+)
+def test_a_series_is_recognised_by_its_description_else_by_its_times(description, tags, sequence):
+    other = dicom_series(VOXELS[..., 0], AFFINE, STUDY, 9, description, **tags)
+    if sequence == "FLAIR":
+        volume = read_volume([*other, *dicom_series(VOXELS[..., 1], AFFINE, STUDY, 1, "T2")])
+    else:
+        volume = read_volume([*other, *FLAIR])
+    said = f"series 9 '{description}' (6 images) was taken for {sequence}"
+    assert (said in volume.notes) == (sequence is not None)
+    if sequence is None:
+        assert any("not used: series 9" in note for note in volume.notes)
+
+
+def test_of_several_flairs_the_axial_one_with_most_slices_is_taken():
+    sagittal, affine = turned(VOXELS[..., 0], AFFINE, (1, 2, 0), (1, 1, 1))
+    few = dicom_series(VOXELS[:, :, :3, 0], AFFINE, STUDY, 1)
+    volume = read_volume([*few, *dicom_series(sagittal, affine, STUDY, 2), *FLAIR])
+    assert np.array_equal(volume.slices[..., 1], SLICES[..., 1])
+
+
+def test_one_series_alone_is_flair_whatever_it_is_called():
+    volume = read_volume(dicom_series(VOXELS[..., 1], AFFINE, STUDY, 5, "Serie 5"))
+    assert "series 5 'Serie 5' (6 images) was taken for FLAIR" in volume.notes
+    assert volume.missing == ("pre-contrast", "post-contrast")
+
+
+def test_a_slice_that_came_twice_counts_once():
+    assert np.array_equal(read_volume([*FLAIR, FLAIR[2]]).slices[..., 1], SLICES[..., 1])
+
+
+def moved(content, millimetres, uid="1.2.3"):
+    file = pydicom.dcmread(io.BytesIO(content))
+    position = np.array(file.ImagePositionPatient) + OBLIQUE_NORMAL * millimetres
+    return changed(content, ImagePositionPatient=list(position), SOPInstanceUID=uid)
+
+
+OBLIQUE_NORMAL = np.diag([-1, -1, 1]) @ AFFINE[:3, 2] / 4
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ([*FLAIR[:2], *FLAIR[3:]], r"About 1 slice\(s\) are missing between"),
+        ([*FLAIR[:1], *FLAIR[4:]], r"About 3 slice\(s\) are missing between"),
+        ([*FLAIR, changed(FLAIR[2], SOPInstanceUID="1.2.3")], "lie at the same place"),
+        ([*FLAIR[:2], moved(FLAIR[2], 1.5), *FLAIR[3:]], "not equally far apart"),
+        (
+            [*FLAIR[:5], changed(FLAIR[5], ImageOrientationPatient=[0, 1, 0, 0, 0, -1])],
+            "several planes",
+        ),
+        ([*FLAIR[:5], changed(FLAIR[5], PixelSpacing=[1, 1])], "differ in size"),
+        (
+            [changed(f, SeriesDescription="T2") for f in SEQUENCES],
+            "No series is recognised as FLAIR",
+        ),
+        ([*FLAIR, *dicom_series(VOXELS[..., 1], AFFINE, study("P2"))], "There are 2 studies"),
+        (
+            [changed(file, Modality="CT") for file in FLAIR],
+            "no MR image in the DICOM files, but CT",
+        ),
+        ([file[:1500] for file in FLAIR], "broken"),
+        ([FLAIR[0].replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99")], "deflate"),
+        (changed(FLAIR[0], Rows=60000, Columns=60000), "in all are taken at most"),
+    ],
+)
+def test_what_is_no_stack_is_one_clear_error(files, reason):
+    with pytest.raises(InputError, match=reason):
+        read_volume(files)
+
+
+def test_series_are_named_by_the_user(tmp_path):
+    for number, content in enumerate(SEQUENCES):
+        place = tmp_path / ("all", "only")[6 <= number < 12] / str(number)
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(changed(content, SeriesDescription="T2"))
+    volume = read_sequences({"FLAIR": tmp_path / "only"})
+    assert np.array_equal(volume.slices[..., 1], SLICES[..., 1])
+    assert "series 3 'T2' (6 images) was named as FLAIR" in volume.notes
+    with pytest.raises(InputError, match="FLAIR: There are several series: series 2 'T2'"):
+        read_sequences({"FLAIR": tmp_path / "all"})
+
+
+def test_each_study_of_a_folder_is_a_volume(folder):
+    found = find_volumes(Folder.at(str(folder)))
+    assert {name: len(files) for name, files in found.items()} == {
+        "first": 18,
+        "first-2": 6,
+        "second/deep": 6,
+    }
+    volumes = [volume for name, files in found.items() for volume in read_files(files, name)]
+    assert [volume.name for volume in volumes] == list(found)
+    assert sorted(len(volume.missing) for volume in volumes) == [0, 2, 2]
+    assert all(np.array_equal(volume.slices[..., 1], SLICES[..., 1]) for volume in volumes)
