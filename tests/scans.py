@@ -3,10 +3,13 @@
 import gzip
 import io
 import itertools
+import tempfile
+from pathlib import Path
 
 import nibabel
 import numpy as np
 import pydicom
+import SimpleITK
 import torch
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
@@ -180,3 +183,18 @@ def changed(content, **tags):
         file.compress(syntax, generate_instance_uid=False)
     set_tags(file, tags)
     return saved(file)
+
+
+def nrrd(voxels, affine, name="head.nrrd", compressed=False):
+    """Return what ITK writes, as NRRD or by the ending of the name as MetaImage."""
+    image = SimpleITK.GetImageFromArray(
+        np.ascontiguousarray(voxels.swapaxes(0, 2)), isVector=voxels.ndim > 3
+    )
+    lps = np.diag([-1, -1, 1]) @ affine[:3]
+    spacing = np.linalg.norm(lps[:, :3], axis=0)
+    image.SetSpacing(spacing)
+    image.SetOrigin(lps[:, 3])
+    image.SetDirection((lps[:, :3] / spacing).ravel())
+    with tempfile.TemporaryDirectory() as folder:
+        SimpleITK.WriteImage(image, Path(folder) / name, useCompression=compressed)
+        return (Path(folder) / name).read_bytes()

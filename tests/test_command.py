@@ -73,7 +73,7 @@ def test_a_head_needs_flair_and_is_named_in_one_way(stack, tmp_path):
     assert "There is no FLAIR" in run("segment", "--pre", head(tmp_path), "-o", out, code=2).stderr
     assert "Name paths, or" in run("segment", stack, "--flair", stack, "-o", out, code=2).stderr
     wrong = run("segment", "--flair", stack, "-o", out, code=2).stderr
-    assert "FLAIR: The file is no NIfTI, NRRD or MetaImage" in wrong
+    assert "FLAIR: It is no NIfTI, NRRD, MetaImage or DICOM" in wrong
 
 
 def head(folder):

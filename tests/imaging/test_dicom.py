@@ -165,8 +165,8 @@ def test_of_several_flairs_the_axial_one_with_most_slices_is_taken():
 
 
 def test_one_series_alone_is_flair_whatever_it_is_called():
-    volume = read_volume(dicom_series(VOXELS[..., 1], AFFINE, STUDY, 5, "Serie 5"))
-    assert "series 5 'Serie 5' (6 images) was taken for FLAIR" in volume.notes
+    volume = read_volume(dicom_series(VOXELS[..., 1], AFFINE, STUDY, 5, "No. 5"))
+    assert "series 5 'No. 5' (6 images) was taken for FLAIR" in volume.notes
     assert volume.missing == ("pre-contrast", "post-contrast")
 
 

@@ -1,0 +1,128 @@
+"""One mask from every door, whatever the format."""
+
+import io
+import zipfile
+
+import nibabel
+import numpy as np
+import pytest
+import tifffile
+from fastapi.testclient import TestClient
+from scans import axial_affine, dicom_series, nifti, nrrd, phantom, study, turned
+from typer.testing import CliRunner
+
+from brain_mri_segmentation.command import app
+from brain_mri_segmentation.imaging.volume import Volume
+from brain_mri_segmentation.inference.predictor import load_model
+from brain_mri_segmentation.models import Checkpoint
+from brain_mri_segmentation.pipelines.inference.nodes import segment_folder
+from brain_mri_segmentation.runtime.files import Folder
+from brain_mri_segmentation.serving.app import Service, build_app
+
+SLICES = phantom(6, 32)[0]
+PICTURES = Volume(((SLICES - 200) // 15).astype(np.uint8))
+VOXELS, AFFINE = SLICES.transpose(2, 1, 0, 3), axial_affine((32, 32, 6), (7.2, 7.2, 5.0))
+TURNED = turned(VOXELS, AFFINE, (2, 0, 1), (-1, 1, -1))
+DESCRIPTIONS = ("T1", "FLAIR", "T1 GD")
+
+
+def tiff():
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, PICTURES.slices, photometric="rgb")
+    return buffer.getvalue()
+
+
+def packed(named):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in named.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def dicom():
+    series = (
+        dicom_series(VOXELS[..., channel], AFFINE, study(), channel, description)
+        for channel, description in enumerate(DESCRIPTIONS)
+    )
+    return packed({f"{n}": file for n, file in enumerate(file for one in series for file in one)})
+
+
+FORMATS = {
+    "a stack of 8 bits": ("head.tif", tiff()),
+    "NIfTI of three channels, turned": ("head.nii.gz", nifti(*TURNED, packed=True)),
+    "NRRD": ("head.nrrd", nrrd(VOXELS, AFFINE)),
+    "a zip of three NIfTI": (
+        "head.zip",
+        packed({f"{d}.nii": nifti(VOXELS[..., c], AFFINE) for c, d in enumerate(DESCRIPTIONS)}),
+    ),
+    "a zip of three DICOM series": ("head.zip", dicom()),
+}
+
+
+@pytest.fixture(scope="module")
+def model(model_path, tmp_path_factory):
+    """A network with random weights, and a threshold at which it finds half of the head."""
+    model = load_model(model_path)
+    probability = np.sort(model.predict(PICTURES).probability, axis=None)
+    middle = probability[2 * probability.size // 5 : 3 * probability.size // 5]
+    widest = int(np.diff(middle).argmax())  # so far from any pixel that rounding does not matter
+    model.checkpoint.preprocessing["threshold"] = float(middle[widest : widest + 2].mean())
+    path = tmp_path_factory.mktemp("half") / "best.ckpt"
+    model.checkpoint.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(model):
+    mask = load_model(model).predict(PICTURES).mask
+    assert 0.3 < (mask > 0).mean() < 0.7
+    return mask
+
+
+@pytest.fixture(params=FORMATS)
+def file(request, tmp_path):
+    name, content = FORMATS[request.param]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / name).write_bytes(content)
+    return tmp_path / "in" / name
+
+
+def written_mask(folder):
+    (path,) = (folder / "masks").iterdir()
+    if path.suffix == ".tif":
+        return tifffile.imread(path)
+    image = nibabel.as_closest_canonical(nibabel.load(path))  # right, front, top
+    return np.asarray(image.dataobj)[::-1, ::-1].T * np.uint8(255)
+
+
+def test_the_command(file, model, expected, tmp_path):
+    arguments = ["segment", file, "-o", tmp_path / "out", "--model", model]
+    done = CliRunner().invoke(app, list(map(str, arguments)))
+    assert done.exit_code == 0, done.output
+    assert np.array_equal(written_mask(tmp_path / "out"), expected)
+
+
+def test_the_pipeline(file, model, expected, parameters, tmp_path):
+    places = (Folder.at(str(tmp_path / name)) for name in ("in", "out"))
+    segment_folder(next(places), Checkpoint.load(model), next(places), parameters.training)
+    assert np.array_equal(written_mask(tmp_path / "out"), expected)
+
+
+def test_the_service(file, model, expected, parameters):
+    application = build_app(Service(parameters.serving, load_model(model)))
+    asked = {"files": [("files", (file.name, file.read_bytes()))]}
+    with TestClient(application, "http://localhost") as client:
+        answer = client.post("/segment/volume", **asked)
+        assert answer.status_code == 200, answer.text
+        assert np.array_equal(tifffile.imread(io.BytesIO(answer.content)), expected)
+        body = client.post(
+            "/segment/volume", headers={"Accept": "application/json"}, **asked
+        ).json()
+    pixels = np.count_nonzero(expected)
+    assert body["tumour_pixels"] == pixels
+    placed = not file.name.endswith("tif")
+    millilitres = pytest.approx(pixels * 7.2 * 7.2 * 5 / 1000) if placed else None
+    assert body["tumour_ml"] == millilitres
+    assert body["missing"] == []
+    assert any("was taken for FLAIR" in note for note in body["notes"]) == file.name.endswith("zip")
