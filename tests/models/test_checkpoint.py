@@ -97,7 +97,7 @@ def test_a_full_disk_is_one_error_and_leaves_the_old_file(checkpoint, tmp_path):
     )
     assert done.returncode == 1
     assert "InputError" in done.stderr
-    assert f"{path} could not be written" in done.stderr
+    assert f"{path} could not be written: [Errno 27] File too large" in done.stderr
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 

@@ -97,3 +97,26 @@ def test_a_fault_is_logged_under_its_id_and_a_half_sent_upload_stops_no_shutdown
             time.sleep(0.5)
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=20) in (0, -signal.SIGTERM)
+
+
+def test_nothing_of_a_patient_is_logged_or_kept(serve, image, tmp_path):
+    kept = tmp_path / "tmp"
+    kept.mkdir()
+    with serve(tmp_path, TMPDIR=str(kept)) as (address, process, log):
+        patient = b"DOE^JANE " * 200_000  # more than stays in memory
+        for kind, content in {
+            "dcm": bytes(128) + b"DICM" + patient,
+            "png": png(image) + patient,
+        }.items():
+            named = (f"DOE^JANE.{kind}", content)
+            for path, field in (("/segment", "file"), ("/segment/volume", "files")):
+                headers = {"X-Patient": "DOE^JANE"}
+                httpx.post(
+                    f"{address}{path}?name=DOE^JANE", files={field: named}, headers=headers
+                ).read()
+        assert '"path": "/segment/volume"' in log.read_text()
+        assert "DOE" not in log.read_text()
+        assert [path for path in kept.rglob("*") if path.is_file()] == []
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=30)
+    assert list(kept.iterdir()) == []

@@ -137,9 +137,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             os.fsync(file.fileno())
         temporary.chmod(0o644)  # mkstemp gives 0600, which would hide a model from its server
         temporary.replace(path)
-    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
+    except (OSError, RuntimeError) as error:
+        # torch reports a failed write as a RuntimeError about places in the file.
+        reason = error.__context__ if isinstance(error.__context__, OSError) else error
         raise InputError(
-            f"{path} could not be written: {str(error).splitlines()[0]}. "
+            f"{path} could not be written: {str(reason).splitlines()[0]}. "
             "What was there before is untouched; free some space or choose another place."
         ) from error
     finally:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import tempfile
 from multiprocessing import Pipe
 
 from fastapi import HTTPException, Request, UploadFile
@@ -83,12 +84,13 @@ class Decoders:
 class _Decoder:
     def __init__(self, memory: int) -> None:
         self._connection, theirs = Pipe()
+        self._folder = tempfile.TemporaryDirectory()  # what it leaves there goes with it
         command = [sys.executable, "-m", "brain_mri_segmentation.imaging.decoder"]
         self._process = subprocess.Popen(
             [*command, str(theirs.fileno()), str(memory), str(_SECONDS + 5)],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
-            env=os.environ | _ONE_THREAD,
+            env=os.environ | _ONE_THREAD | {"TMPDIR": self._folder.name},
             start_new_session=True,  # Ctrl-C is for the service, which ends it
         )
         theirs.close()
@@ -104,3 +106,4 @@ class _Decoder:
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
+        self._folder.cleanup()
