@@ -28,7 +28,7 @@ from brain_mri_segmentation.inference.postprocessing import probability_of, remo
 from brain_mri_segmentation.inference.predictor import Predictor
 from brain_mri_segmentation.inference.review import MOST_LEFT_OUT, expected_dice, left_out
 from brain_mri_segmentation.models import Checkpoint
-from brain_mri_segmentation.parameters import PreprocessingParameters
+from brain_mri_segmentation.parameters import EngineName, PreprocessingParameters
 
 NEIGHBOURHOOD = 10
 """Pixels around tumour, true or predicted, in which calibration is measured."""
@@ -117,20 +117,26 @@ def calibrate(
     return with_calibration(dataclasses.replace(checkpoint, metadata=metadata), report), report
 
 
-def calibrate_folds(folds: Iterable[Fold], batch_size: int = 16, device: str = "cpu") -> Report:
+def calibrate_folds(
+    folds: Iterable[Fold],
+    batch_size: int = 16,
+    device: str = "cpu",
+    engine: EngineName = "torch",
+) -> Report:
     """Fit temperature and review threshold on all folds of a cross-validation together.
 
     Args:
         folds: The model of each fold, with images and masks of the patients that it never saw.
         batch_size: Slices in one forward pass.
         device: Where the models run.
+        engine: What runs them.
 
     Returns:
         The report of ``calibrate``.
     """
     cases: list[Case] = []
     for checkpoint, images, masks in folds:
-        predictor = Predictor(checkpoint, device)
+        predictor = Predictor(checkpoint, device, engine)
         cases += _run_all(predictor, images, masks, batch_size)
     return _fit(cases, predictor.preprocessing)
 

@@ -115,7 +115,8 @@ def calibrate_models(
     """
     numbers = range(1, len(folds) // 3 + 1)
     parts: Any = ([folds[f"{kind}_{n}"] for kind in ("model", "images", "masks")] for n in numbers)
-    report = calibrate_folds(parts, evaluation.batch_size, best_device(training.accelerator))
+    device = best_device(training.accelerator)
+    report = calibrate_folds(parts, evaluation.batch_size, device, evaluation.engine)
     logger.info(
         "Out of fold: temperature %.2f, %.0f %% of the slices to review",
         report["temperature"],
