@@ -3,10 +3,10 @@
 Colours are of Okabe and Ito's palette, which colour-blind readers can tell apart.
 """
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pandas as pd
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
 
 from brain_mri_segmentation.cohort.index import Slices
 from brain_mri_segmentation.evaluation.metrics import Report
@@ -14,14 +14,10 @@ from brain_mri_segmentation.imaging.intensity import FLAIR
 from brain_mri_segmentation.imaging.naming import site_of
 from brain_mri_segmentation.imaging.overlay import ORANGE
 
-if TYPE_CHECKING:
-    from matplotlib.axis import Axis
-    from matplotlib.figure import Figure
-
 BLUE, GREY = "#0072B2", "#7F7F7F"
 
 
-def cohort_overview(cohort: pd.DataFrame) -> "Figure":
+def cohort_overview(cohort: pd.DataFrame) -> Figure:
     """Draw the slices of each patient, and how large its tumour becomes, site by site.
 
     Args:
@@ -61,7 +57,7 @@ def cohort_overview(cohort: pd.DataFrame) -> "Figure":
     return figure
 
 
-def patient_dice(patient_scores: pd.DataFrame, report: Report) -> "Figure":
+def patient_dice(patient_scores: pd.DataFrame, report: Report) -> Figure:
     """Draw each patient's Dice, worst first, and the mean of all with its interval.
 
     Args:
@@ -92,7 +88,7 @@ def patient_dice(patient_scores: pd.DataFrame, report: Report) -> "Figure":
     return figure
 
 
-def dice_by_tumour_size(slice_scores: pd.DataFrame) -> "Figure":
+def dice_by_tumour_size(slice_scores: pd.DataFrame) -> Figure:
     """Draw the Dice of each slice with tumour against its size, and the median of each quarter.
 
     Args:
@@ -129,7 +125,7 @@ def dice_by_tumour_size(slice_scores: pd.DataFrame) -> "Figure":
     return figure
 
 
-def reliability_diagram(calibration: Report) -> "Figure":
+def reliability_diagram(calibration: Report) -> Figure:
     """Draw how often tumour is there against how probable the model says it is.
 
     Args:
@@ -158,7 +154,7 @@ def reliability_diagram(calibration: Report) -> "Figure":
     return figure
 
 
-def model_comparison(comparison: Report) -> "Figure":
+def model_comparison(comparison: Report) -> Figure:
     """Draw the Dice of each patient under two models, the greatest loss first.
 
     Args:
@@ -219,7 +215,7 @@ def choose_slices(slice_scores: pd.DataFrame, each: int = 2) -> dict[str, str]:
 
 def slice_gallery(
     slice_scores: pd.DataFrame, images: Slices, masks: Slices, predictions: Slices
-) -> "Figure":
+) -> Figure:
     """Draw chosen slices: FLAIR, truth, prediction, and both outlined on the image.
 
     Args:
@@ -251,15 +247,12 @@ def slice_gallery(
     return figure
 
 
-def _figure(width: float, height: float) -> "Figure":
+def _figure(width: float, height: float) -> Figure:
     """Return an empty plot of that size in inches."""
-    # The service draws overlays alone, and is installed without matplotlib.
-    from matplotlib.figure import Figure
-
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _plain_ticks(axis: "Axis") -> None:
+def _plain_ticks(axis: Axis) -> None:
     """Write 1, 3, 10, 30 and so on at a logarithmic axis, without powers."""
     axis.get_major_locator().set_params(subs=(1, 3))  # type: ignore[call-arg]
     axis.set_major_formatter("{x:,.0f}")
