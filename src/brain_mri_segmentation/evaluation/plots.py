@@ -158,7 +158,7 @@ def model_comparison(comparison: Report) -> Figure:
     """Draw the Dice of each patient under two models, the greatest loss first.
 
     Args:
-        comparison: What ``publishing.compare`` gave.
+        comparison: What ``publishing.gate.compare`` gave.
     """
     table = pd.DataFrame(comparison["patient_scores"])[::-1]
     main, baseline = comparison["main"], comparison["baseline"]

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from brain_mri_segmentation.cohort.index import SliceReader, Slices
 from brain_mri_segmentation.evaluation.metrics import summarise
-from brain_mri_segmentation.evaluation.scoring import score_model
+from brain_mri_segmentation.evaluation.scoring import score_masks, segment_slices
 from brain_mri_segmentation.imaging.intensity import FLAIR, resize_image
 from brain_mri_segmentation.inference.predictor import Predictor
 
@@ -108,7 +108,8 @@ def score_conditions(
             slice_name: _reader(read, condition, slice_name, seed)
             for slice_name, read in images.items()
         }
-        summary = summarise(score_model(predictor, changed, masks, batch_size, condition.alone))
+        found = segment_slices(predictor, changed, batch_size, condition.alone)
+        summary = summarise(score_masks(found, masks))
         rows.append({"condition": name} | {metric: summary[metric] for metric in METRICS})
         logger.info("%s: mean Dice %.3f", name, summary["dice"])
     table = pd.DataFrame(rows)

@@ -1,7 +1,8 @@
 """A model on the slices of a partition, in both modes: volume by volume and slice by slice."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
+import numpy as np
 import pandas as pd
 
 from brain_mri_segmentation.cohort.index import Slices, patient_volumes
@@ -12,33 +13,40 @@ from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.inference.predictor import Predictor
 
 
-def score_model(
-    predictor: Predictor,
-    images: Slices,
-    masks: Slices,
-    batch_size: int = 16,
-    single_slices: bool = False,
-) -> pd.DataFrame:
-    """Score a model on each slice.
+def segment_slices(
+    predictor: Predictor, images: Slices, batch_size: int = 16, single_slices: bool = False
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Segment all slices, one volume in memory at a time.
 
     Args:
         predictor: The model.
         images: Readers of (H, W, 3) uint8 by slice name.
-        masks: Readers of (H, W) uint8 by slice name.
         batch_size: Slices in one forward pass.
         single_slices: Whether each slice comes by itself, without the volume that it is of.
 
-    Returns:
-        One row a slice: ``patient``, ``slice``, ``COUNTS`` and the scores of ``score_slices``.
+    Yields:
+        The name of each slice and its mask (H, W) uint8, 0 or 255.
     """
     volumes: Iterable[Volume] = patient_volumes(images)
     if single_slices:
         volumes = (Volume(read()[None], name) for name, read in images.items())
-    rows = []
     for volume in volumes:
-        found = predictor.predict(volume, batch_size).mask
-        for name, mask in zip(volume.names, found, strict=True):
-            truth = masks[name]()
-            counts = confusion_counts(resize_mask(mask, *truth.shape), truth)
-            rows.append([patient_of(name), name, *counts])
+        yield from zip(volume.names, predictor.predict(volume, batch_size).mask, strict=True)
+
+
+def score_masks(found: Iterable[tuple[str, np.ndarray]], masks: Slices) -> pd.DataFrame:
+    """Score masks, in the size of the true ones.
+
+    Args:
+        found: Name and mask (H, W) of each slice.
+        masks: Readers of the true masks (H, W) by slice name.
+
+    Returns:
+        One row a slice: ``patient``, ``slice``, ``COUNTS`` and the scores of ``score_slices``.
+    """
+    rows = []
+    for name, mask in found:
+        truth = masks[name]()
+        counts = confusion_counts(resize_mask(mask, *truth.shape), truth)
+        rows.append([patient_of(name), name, *counts])
     return score_slices(pd.DataFrame(rows, columns=["patient", "slice", *COUNTS]))

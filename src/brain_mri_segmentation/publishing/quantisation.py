@@ -10,7 +10,7 @@ import numpy as np
 
 from brain_mri_segmentation.cohort.index import Slices, patient_volumes
 from brain_mri_segmentation.evaluation.metrics import OUT_OF_FOLD, Report, score_patients
-from brain_mri_segmentation.evaluation.scoring import score_model
+from brain_mri_segmentation.evaluation.scoring import score_masks, segment_slices
 from brain_mri_segmentation.inference.conversion import to_openvino
 from brain_mri_segmentation.inference.engines import OpenVINOEngine
 from brain_mri_segmentation.inference.predictor import Predictor
@@ -63,7 +63,7 @@ def prove(checkpoint: Checkpoint, images: Slices, masks: Slices, split: str) -> 
     """
     copy = Predictor(checkpoint, engine=OpenVINOEngine(checkpoint, "int8"))
     dice, dice_int8 = (
-        score_patients(score_model(predictor, images, masks))["dice"]
+        score_patients(score_masks(segment_slices(predictor, images), masks))["dice"]
         for predictor in (Predictor(checkpoint), copy)
     )
     lost = dice - dice_int8

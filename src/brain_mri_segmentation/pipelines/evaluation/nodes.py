@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from brain_mri_segmentation.cohort.index import Slices, patient_volumes
+from brain_mri_segmentation.cohort.index import Slices
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.evaluation import metrics
-from brain_mri_segmentation.evaluation.scoring import score_model
-from brain_mri_segmentation.imaging.naming import patient_of
+from brain_mri_segmentation.evaluation.scoring import score_masks, segment_slices
 from brain_mri_segmentation.inference.predictor import (
     Predictor,
     best_device,
@@ -42,11 +41,7 @@ def segment_split(
     """Predict the mask of every slice."""
     check_unseen(checkpoint, list(images), parameters.split)
     predictor = Predictor(checkpoint, best_device(training.accelerator), parameters.engine)
-    masks: dict[str, np.ndarray] = {}
-    for volume in patient_volumes(images):
-        prediction = predictor.predict(volume, parameters.batch_size)
-        masks |= zip(volume.names, prediction.mask, strict=True)
-    return masks
+    return dict(segment_slices(predictor, images, parameters.batch_size))
 
 
 def score_predictions(
@@ -58,13 +53,7 @@ def score_predictions(
             "The predicted masks are of other slices than those to score: split or partition have "
             "changed since. Run the pipeline again without --only-missing-outputs."
         )
-    counts = {
-        name: metrics.confusion_counts(read(), masks[name]()) for name, read in predictions.items()
-    }
-    table = pd.DataFrame.from_dict(counts, orient="index", columns=metrics.COUNTS)
-    table = table.rename_axis("slice").reset_index()
-    table.insert(0, "patient", table["slice"].map(patient_of))
-    slice_scores = metrics.score_slices(table)
+    slice_scores = score_masks(((name, read()) for name, read in predictions.items()), masks)
     return slice_scores, metrics.score_patients(slice_scores), metrics.score_sites(slice_scores)
 
 
@@ -79,7 +68,8 @@ def score_single_slices(
     if not parameters.single_slices:
         return pd.DataFrame({"patient": [], "slice": []})
     predictor = Predictor(checkpoint, best_device(training.accelerator), parameters.engine)
-    return score_model(predictor, images, masks, parameters.batch_size, single_slices=True)
+    found = segment_slices(predictor, images, parameters.batch_size, single_slices=True)
+    return score_masks(found, masks)
 
 
 def summarise_scores(
