@@ -221,8 +221,6 @@ class EvaluationParameters(Parameters):
     """What runs the network; ``torch``, the reference, gives the same scores everywhere."""
     batch_size: int = Field(ge=1)
     """Slices in one forward pass."""
-    single_slices: bool
-    """Whether the slices are scored a second time, each without the volume that it is of."""
     bootstrap_samples: int = Field(ge=100)
     """Resamples of the patients behind each 95 % interval."""
 

@@ -156,5 +156,3 @@ def test_summary_as_text_names_model_split_and_interval():
     tracked = metrics.tracked(report, "val")
     assert tracked["val/dice"]["value"] == report["dice"]
     assert tracked["val/single_slices/dice"]["value"] == single["dice"]
-    without = metrics.report("unet", "val", SCORES, alone[:0], samples=100, seed=0)
-    assert "single_slices" not in without

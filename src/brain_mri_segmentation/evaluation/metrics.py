@@ -178,7 +178,7 @@ def report(
         model: Name of the architecture.
         split: What was scored.
         slice_scores: One row a slice (``score_slices``), segmented volume by volume.
-        single_slice_scores: The same, segmented slice by slice; empty if that was not done.
+        single_slice_scores: The same, segmented slice by slice.
         samples: Resamples behind each interval.
         seed: Seed of the resamples.
 
@@ -186,16 +186,14 @@ def report(
         ``model``, ``split``, ``patients``, ``slices``, the metrics of ``summarise`` and their
         ``intervals_95``; under ``single_slices`` the metrics and intervals of the other mode.
     """
-    described = {
+    return {
         "model": model,
         "split": split,
         "patients": int(slice_scores["patient"].nunique()),
         "slices": len(slice_scores),
         **_summary(slice_scores, samples, seed),
+        "single_slices": _summary(single_slice_scores, samples, seed),
     }
-    if len(single_slice_scores):
-        described["single_slices"] = _summary(single_slice_scores, samples, seed)
-    return described
 
 
 def _summary(slice_scores: pd.DataFrame, samples: int, seed: int) -> dict[str, Any]:
@@ -208,11 +206,10 @@ def _summary(slice_scores: pd.DataFrame, samples: int, seed: int) -> dict[str, A
 
 def tracked(report: Report, prefix: str) -> dict[str, dict[str, float]]:
     """Return the defined metrics of a report as an experiment tracker takes them."""
-    modes = {prefix: report, f"{prefix}/single_slices": report.get("single_slices")}
+    modes = {prefix: report, f"{prefix}/single_slices": report["single_slices"]}
     return {
         f"{place}/{name}": {"value": float(mode[name]), "step": 0}
         for place, mode in modes.items()
-        if mode
         for name in [*mode["intervals_95"], "undefined_patients"]
         if mode[name] is not None
     }
@@ -224,15 +221,14 @@ def _defined(value: float) -> float | None:
 
 def format_summary(report: Report) -> str:
     """Return a few readable lines of a report, the metrics of each mode beside each other."""
-    modes = {"volume by volume": report, "slice by slice": report.get("single_slices")}
-    shown = {name: mode for name, mode in modes.items() if mode}
+    modes = {"volume by volume": report, "slice by slice": report["single_slices"]}
     lines = [
         f"{report['model']} on {report['split']}: "
         f"{report['patients']} patients, {report['slices']} slices",
-        f"  {'(95 % intervals over patients)':<34}" + "".join(f" {n:<26}" for n in shown).rstrip(),
+        f"  {'(95 % intervals over patients)':<34}" + "".join(f" {n:<26}" for n in modes).rstrip(),
     ]
     for name, text in SUMMARY.items():
-        values = [format_metric(mode, name) for mode in shown.values()]
+        values = [format_metric(mode, name) for mode in modes.values()]
         lines.append(f"  {text:<34}" + "".join(f" {value:<26}" for value in values).rstrip())
     return "\n".join(lines)
 

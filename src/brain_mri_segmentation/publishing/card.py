@@ -60,7 +60,6 @@ def render_card(
         approval=approval,
         comparison=comparison,
         pictures={Path(place).stem: place for place in card_pictures},
-        modes=[report, *([report["single_slices"]] if "single_slices" in report else [])],
         summary=SUMMARY,
         format_metric=format_metric,
         sites=site_scores.to_dict("records"),

@@ -64,9 +64,7 @@ def score_single_slices(
     parameters: EvaluationParameters,
     training: TrainingParameters,
 ) -> pd.DataFrame:
-    """Score each slice as if it were all that there is; an empty table if that is not wanted."""
-    if not parameters.single_slices:
-        return pd.DataFrame({"patient": [], "slice": []})
+    """Score each slice as if it were all that there is."""
     predictor = Predictor(checkpoint, best_device(training.accelerator), parameters.engine)
     found = segment_slices(predictor, images, parameters.batch_size, single_slices=True)
     return score_masks(found, masks)
