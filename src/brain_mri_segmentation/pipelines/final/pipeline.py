@@ -35,10 +35,10 @@ def create_pipeline(**kwargs: object) -> Pipeline:
         outputs=["checkpoint", "metrics", *_SCORES, "predictions"],
         name="adopt_results",
     )
-    plots = evaluation.create_pipeline()
+    drawn = evaluation.create_pipeline()
     gallery = Pipeline(
-        plots.only_nodes("slice_gallery"),
+        drawn.only_nodes("slice_gallery"),
         inputs={f"evaluation_{kind}": f"final.train_{kind}" for kind in ("images", "masks")},
     )
-    draw = plots.only_nodes("patient_dice", "dice_by_tumour_size")
+    draw = drawn.only_nodes("patient_dice", "dice_by_tumour_size")
     return Pipeline([join, train, adopt, draw, gallery])
