@@ -1,4 +1,4 @@
-# Two images of this project, neither with patients' data in it. Research use only, not a medical device.
+# Images of this project, none with patients' data in it. Research use only, not a medical device.
 #
 #   docker build --target serving  --tag brain-mri-segmentation .            the service with one model
 #   docker build --target training --tag brain-mri-segmentation:training .   everything that `kedro run` needs
@@ -60,6 +60,15 @@ USER app
 EXPOSE 8000
 HEALTHCHECK --start-period=60s --timeout=5s CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ['UVICORN_PORT'] + '/ready', timeout=4)"]
 CMD ["python", "-m", "brain_mri_segmentation.serving"]
+
+# --- a PACS to try the command with: conf/orthanc.json is its configuration ----------------------
+
+FROM base AS pacs
+RUN apt-get update && apt-get install --yes --no-install-recommends orthanc orthanc-dicomweb \
+    && rm -rf /var/lib/apt/lists/* && install --directory --owner app storage
+USER app
+EXPOSE 8042
+CMD ["Orthanc", "/etc/orthanc.json"]
 
 # --- training: docker run --volume "$PWD/data:/app/data" brain-mri-segmentation:training run ... --
 

@@ -19,6 +19,7 @@ from pydicom.uid import (
     MRImageStorage,
     generate_uid,
 )
+from pydicom.valuerep import DS
 from scipy.spatial.transform import Rotation
 
 from brain_mri_segmentation.cohort.phantom import make_volume
@@ -69,6 +70,14 @@ def load(content):
     """Return voxels and affine of a ``.nii.gz``."""
     image = nibabel.Nifti1Image.from_stream(gzip.GzipFile(fileobj=io.BytesIO(content)))
     return np.asarray(image.dataobj), image.affine
+
+
+def frames_of(seg):
+    """Return the frames of an axial DICOM SEG, by its path, from bottom to top, 0 and 255."""
+    file = pydicom.dcmread(seg)
+    groups = file.PerFrameFunctionalGroupsSequence
+    heights = [group.PlanePositionSequence[0].ImagePositionPatient[2] for group in groups]
+    return file.pixel_array[np.argsort(heights)] * np.uint8(255)
 
 
 def centroid(mask, affine):
@@ -129,15 +138,16 @@ def enhanced(voxels, affine, common, slopes):
     set_tags(file, common)
     file.SeriesNumber, file.SeriesDescription = 4, "FLAIR 3D"
     plane, measures = Dataset(), Dataset()
-    plane.ImageOrientationPatient = [*(lps[:, 0] / spacing[0]), *(lps[:, 1] / spacing[1])]
-    measures.PixelSpacing, measures.SliceThickness = [spacing[1], spacing[0]], spacing[2]
+    plane.ImageOrientationPatient = decimals([*(lps[:, 0] / spacing[0]), *(lps[:, 1] / spacing[1])])
+    measures.PixelSpacing = decimals([spacing[1], spacing[0]])
+    (measures.SliceThickness,) = decimals([spacing[2]])
     shared = Dataset()
     shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [plane], [measures]
     file.SharedFunctionalGroupsSequence = [shared]
     frames, pixels = [], []
     for k in reversed(range(voxels.shape[2])):
         position, values, frame = Dataset(), Dataset(), Dataset()
-        position.ImagePositionPatient = list(lps[:, :3] @ (0, 0, k) + lps[:, 3])
+        position.ImagePositionPatient = decimals(lps[:, :3] @ (0, 0, k) + lps[:, 3])
         values.RescaleSlope, values.RescaleIntercept = slopes[k], -3
         frame.PlanePositionSequence = [position]
         frame.PixelValueTransformationSequence = [values]
@@ -147,6 +157,11 @@ def enhanced(voxels, affine, common, slopes):
     file.NumberOfFrames = len(frames)
     file.PixelData = np.stack(pixels).tobytes()
     return saved(file)
+
+
+def decimals(numbers):
+    """Return numbers in the 16 characters that DICOM has for them."""
+    return [DS(float(number), auto_format=True) for number in numbers]
 
 
 def new_file(voxels, series, instance, kind):

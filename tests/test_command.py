@@ -1,13 +1,17 @@
 """The command as it is typed."""
 
+import io
 import json
+import sys
 
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 import tifffile
+from orthanc import Orthanc
 from PIL import Image
-from scans import axial_affine, load, nifti, phantom, turned
+from scans import axial_affine, dicom_series, frames_of, load, nifti, phantom, study, turned
 from typer.testing import CliRunner
 
 from brain_mri_segmentation.command import app
@@ -90,6 +94,56 @@ def test_a_report_is_written_on_demand_also_of_what_is_done(stack, model_path, t
     assert load_model(model_path).checkpoint.digest in page
     assert "1 volume(s) were done before" in run(*arguments, "--report").stdout
     assert "1 volume(s) were done before" in run(*arguments).stdout
+
+
+def test_a_dicom_series_gives_a_segmentation_that_belongs_to_it(model_path, tmp_path, monkeypatch):
+    files = dicom_series(phantom(4, 64)[0].transpose(2, 1, 0, 3)[..., 1], FOUR_MM, study())
+    for number, file in enumerate(files):
+        (tmp_path / f"{number}.dcm").write_bytes(file)
+    arguments = ["segment", "--flair", tmp_path, "-o", tmp_path / "out", "--model", model_path]
+    run(*arguments)
+    (written,) = (tmp_path / "out/masks").glob("*.dcm")
+    mask, _ = load(next((tmp_path / "out/masks").glob("*.nii.gz")).read_bytes())
+    assert pydicom.dcmread(written).StudyInstanceUID == study()["StudyInstanceUID"]
+    assert np.array_equal(frames_of(written) > 0, mask.transpose(2, 1, 0))
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    arguments[4] = tmp_path / "other"
+    assert "no DICOM SEG: " in run(*arguments).stdout
+    assert "no DICOM SEG: " in run(*arguments).stdout  # a second run knows it, too
+    assert list((tmp_path / "other/masks").glob("*.nii.gz"))
+
+
+@pytest.mark.slow
+def test_a_study_of_a_pacs_is_segmented_and_stored_once(model_path, tmp_path):
+    orthanc = Orthanc(tmp_path)
+    try:
+        orthanc.upload(
+            dicom_series(phantom(4, 64)[0].transpose(2, 1, 0, 3)[..., 1], FOUR_MM, study())
+        )
+        uid, out = study()["StudyInstanceUID"], tmp_path / "out"
+        arguments = ["segment", "--dicomweb", orthanc.url, "--study", uid, "-o", out]
+        arguments += ["--model", model_path]
+        run(*arguments)
+        assert orthanc.segmentations() == []
+        assert "The DICOM SEG is stored." in run(*arguments, "--store").stdout
+        (stored,) = orthanc.segmentations()
+        seg = pydicom.dcmread(out / f"masks/{uid}.dcm")
+        assert np.array_equal(pydicom.dcmread(io.BytesIO(stored)).pixel_array, seg.pixel_array)
+        again = run(*arguments, "--store", "--overwrite").stdout
+        assert "The DICOM SEG was in the PACS before." in again
+        assert orthanc.segmentations() == [stored]
+        (out / f"masks/{uid}.dcm").unlink()
+    finally:
+        orthanc.stop()
+    gone = run(*arguments, "--store", code=2).stderr
+    assert f"{orthanc.url} could not give study {uid}" in gone
+
+
+def test_a_pacs_is_named_with_a_study(tmp_path):
+    for wrong in (["--study", "1.2"], ["--dicomweb", "http://localhost"], ["x.png", "--store"]):
+        run("segment", *wrong, "-o", tmp_path / "out", code=2)
+    wrong = ["x.png", "--dicomweb", "http://localhost", "--study", "1.2"]
+    assert "Name paths, or" in run("segment", *wrong, "-o", tmp_path / "out", code=2).stderr
 
 
 def test_a_second_run_does_nothing_unless_it_is_told_to(stack, model_path, tmp_path):

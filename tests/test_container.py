@@ -27,7 +27,12 @@ def test_compose_builds_stages_that_exist(services):
     targets = {
         name: service["build"]["target"] for name, service in services.items() if "build" in service
     }
-    assert targets == {"api": "serving", "training": "training", "mlflow": "training"}
+    assert targets == {
+        "api": "serving",
+        "pacs": "pacs",
+        "training": "training",
+        "mlflow": "training",
+    }
     assert set(targets.values()) <= stages
 
 
@@ -49,6 +54,13 @@ def test_prometheus_asks_the_service(services):
 
 def test_the_service_ends_by_itself_before_it_is_killed(services):
     assert int(services["api"]["stop_grace_period"].removesuffix("s")) > GRACE
+
+
+def test_the_pacs_without_a_password_is_open_to_this_machine_alone(services):
+    settings = (PROJECT / "conf/orthanc.json").read_text()
+    (port,) = re.findall(r'"HttpPort": (\d+)', settings)
+    assert services["pacs"]["ports"] == [f"127.0.0.1:{port}:{port}"]
+    assert '"DicomServerEnabled": false' in settings
 
 
 def test_no_data_but_models_goes_to_the_builder():

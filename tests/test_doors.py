@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 from fastapi.testclient import TestClient
-from scans import axial_affine, dicom_series, nifti, nrrd, phantom, study, turned
+from scans import axial_affine, dicom_series, frames_of, nifti, nrrd, phantom, study, turned
 from typer.testing import CliRunner
 
 from brain_mri_segmentation.command import app
@@ -89,11 +89,13 @@ def file(request, tmp_path):
 
 
 def written_mask(folder):
-    (path,) = (folder / "masks").iterdir()
+    *seg, path = sorted((folder / "masks").iterdir())
     if path.suffix == ".tif":
         return tifffile.imread(path)
     image = nibabel.as_closest_canonical(nibabel.load(path))  # right, front, top
-    return np.asarray(image.dataobj)[::-1, ::-1].T * np.uint8(255)
+    mask = np.asarray(image.dataobj)[::-1, ::-1].T * np.uint8(255)
+    assert all(np.array_equal(frames_of(one), mask) for one in seg)
+    return mask
 
 
 def test_the_command(file, model, expected, tmp_path):
@@ -105,7 +107,8 @@ def test_the_command(file, model, expected, tmp_path):
 
 def test_the_pipeline(file, model, expected, parameters, tmp_path):
     places = (Folder.at(str(tmp_path / name)) for name in ("in", "out"))
-    segment_folder(next(places), Checkpoint.load(model), next(places), parameters.training)
+    checkpoint = Checkpoint.load(model)
+    segment_folder(next(places), checkpoint, next(places), parameters.training, "auto")
     assert np.array_equal(written_mask(tmp_path / "out"), expected)
 
 

@@ -11,11 +11,13 @@ from rich.table import Table
 
 from brain_mri_segmentation import DISCLAIMER, __version__
 from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.imaging.dicomweb import Pacs
 from brain_mri_segmentation.imaging.naming import without_ending
 from brain_mri_segmentation.imaging.readers import find_volumes, read_sequences
 from brain_mri_segmentation.imaging.volume import SEQUENCES
 from brain_mri_segmentation.inference.folders import (
     Outcome,
+    seg_of,
     segment_volume,
     segment_volumes,
     tabulate,
@@ -81,6 +83,13 @@ def segment(
     post: Annotated[
         str | None, typer.Option(help="Its T1 after contrast medium.", metavar="PATH")
     ] = None,
+    dicomweb: Annotated[
+        str | None, typer.Option(help="PACS with a study, instead of PATH.", metavar="URL")
+    ] = None,
+    study: Annotated[str | None, typer.Option(help="The study there.", metavar="UID")] = None,
+    store: Annotated[
+        bool, typer.Option("--store", help="Store the DICOM SEG in that PACS.")
+    ] = False,
     model: Model = str(SHIPPED_MODEL),
     device: Device = "auto",
     engine: Engine = "auto",
@@ -103,11 +112,18 @@ def segment(
     Exit codes: 0 all is done, 1 something could not be segmented, 2 nothing could be tried.
     """
     named = dict(zip(SEQUENCES, (pre, flair, post), strict=True))
-    if bool(paths) == any(named.values()):
-        raise typer.BadParameter("Name paths, or one head with --flair, --pre and --post.")
+    if [bool(paths), any(named.values()), bool(dicomweb)].count(True) != 1:
+        raise typer.BadParameter(
+            "Name paths, or one head with --flair, --pre and --post, or a study with --dicomweb."
+        )
+    if bool(dicomweb) != bool(study) or (store and not dicomweb):
+        raise typer.BadParameter("--dicomweb and --study go together, and --store with them.")
     try:
         target = Folder.at(output)
-        if paths:
+        if dicomweb and study:
+            pacs = Pacs(dicomweb)
+            head = pacs.read_study(study)
+        elif paths:
             volumes = find_volumes(*map(Folder.at, paths), leave_out=target)
         else:
             files = {sequence: path for sequence, path in named.items() if path}
@@ -155,6 +171,12 @@ def segment(
     problems = slices[slices["problem"] != ""]
     for problem in problems[:_MOST_ROWS].itertuples():
         _err.print(f"{problem.slice}: {problem.problem}", markup=False)
+    if store:
+        try:
+            new = pacs.store(target.read(seg_of(head)))
+        except InputError as error:
+            _fail(error, code=1)
+        _out.print("The DICOM SEG " + ("is stored." if new else "was in the PACS before."))
     if len(problems):
         _fail(f"{len(problems)} file(s) could not be segmented; summary.csv lists them.", code=1)
 

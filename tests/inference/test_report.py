@@ -1,6 +1,7 @@
 import base64
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -140,7 +141,7 @@ def test_what_is_doubtful_is_listed_and_shown():
     assert {2, 3, 21, 34, 35, 63} <= shown.keys()  # 3 is the first of the largest
     assert 1 not in shown
     assert len(shown) <= 12
-    object.__setattr__(found, "volume_review", "no slice looks like a head")
+    found = replace(found, volume_review="no slice looks like a head")
     again = Page(render_report(volume(len(radii)), found, CHECKPOINT))
     assert "The whole volume: no slice looks like a head." in again.text
 

@@ -16,6 +16,8 @@ import numpy as np
 import pandas as pd
 
 from brain_mri_segmentation import __version__
+from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.imaging.dicom_seg import write_seg
 from brain_mri_segmentation.imaging.medical import write_nifti
 from brain_mri_segmentation.imaging.readers import Unreadable, read_files
 from brain_mri_segmentation.imaging.volume import Volume
@@ -125,7 +127,7 @@ def segment_volume(
         record["slices"],
         done_before=done_before,
         review=record["review"] or "",
-        notes=volume.notes,
+        notes=tuple(record["notes"]),
     )
 
 
@@ -164,13 +166,23 @@ def _segment(
     report: bool,
 ) -> Record:
     """Segment a volume, and write its pictures and at last its record."""
+    checkpoint, notes = predictor.checkpoint, list(volume.notes)
     prediction = predictor.predict(volume, batch_size)
     written = []
     for name, content in _files(volume, prediction):
         output.write(name, content)
         written.append(name)
+    if volume.geometry and volume.geometry.headers:
+        model = checkpoint.model_name, checkpoint.digest
+        try:
+            seg = write_seg(prediction.mask, volume.geometry, *model)
+        except InputError as error:  # the other files are as good without it
+            notes.append(f"no DICOM SEG: {str(error).rstrip('.')}")
+        else:
+            output.write(seg_of(volume), seg)
+            written.append(seg_of(volume))
     if report:
-        page = render_report(volume, prediction, predictor.checkpoint)
+        page = render_report(volume, prediction, checkpoint)
         output.write(_report_of(volume), page.encode())
         written.append(_report_of(volume))
     rows = [
@@ -184,7 +196,7 @@ def _segment(
         "files": written,
         **prediction.in_sum(),
         "missing": volume.missing,
-        "notes": volume.notes,
+        "notes": notes,
         "slices": rows,
     }
     output.write(_record_of(volume), (json.dumps(record, indent=1) + "\n").encode())
@@ -215,9 +227,14 @@ def _read_record(
         record = json.loads(output.read(_record_of(volume)))
         same = record["digest"] == digest and set(asked_for) <= set(record["files"])
         done = same and all(map(output.exists, record["files"]))
-        return record if done and {"slices", "review"} <= record.keys() else None
+        return record if done and {"slices", "review", "notes"} <= record.keys() else None
     except (ValueError, KeyError, TypeError):  # not one of ours
         return None
+
+
+def seg_of(volume: Volume) -> str:
+    """Say where in the output folder the DICOM SEG of a volume stands."""
+    return f"masks/{volume.name}.dcm"
 
 
 def _record_of(volume: Volume) -> str:

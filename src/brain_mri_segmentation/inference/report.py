@@ -54,7 +54,7 @@ def render_report(volume: Volume, prediction: Prediction, checkpoint: Checkpoint
         slices=slices,
         pictures=pictures,
         to_review=[(reason, list(group)) for reason, group in runs if reason],
-        volume_review=getattr(prediction, "volume_review", None),
+        volume_review=prediction.volume_review,
         amounts=(prediction.tumour_pixels * scale).tolist(),
         unit="pixels" if prediction.voxel_ml is None else "ml",
         checkpoint=checkpoint,
