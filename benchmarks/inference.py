@@ -14,7 +14,6 @@ one slice. Beside them stand what the seed project did (PyTorch, one slice, noth
 import argparse
 import json
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -108,7 +107,9 @@ def one_slice(model: str, engine: str) -> dict[str, float]:
     if engine == "seed":
         return {"ms": seed(checkpoint)}
     Predictor(checkpoint, engine=engines(checkpoint)[engine]()).predict(phantom(1))
-    return {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    status = Path("/proc/self/status")  # getrusage would count what the parent held, too
+    peak = re.search(r"VmHWM:\s+(\d+)", status.read_text() if status.exists() else "")
+    return {"memory": int(peak[1]) / 1024 if peak else float("nan")}
 
 
 @torch.inference_mode()
