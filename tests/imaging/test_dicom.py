@@ -16,6 +16,7 @@ from scans import (
     enhanced,
     load,
     phantom,
+    saved,
     study,
     turned,
 )
@@ -237,3 +238,12 @@ def test_each_study_of_a_folder_is_a_volume(folder):
     assert [volume.name for volume in volumes] == list(found)
     assert sorted(len(volume.missing) for volume in volumes) == [0, 2, 2]
     assert all(np.array_equal(volume.slices[..., 1], SLICES[..., 1]) for volume in volumes)
+
+
+@pytest.mark.parametrize("tag", ["Rows", "PixelSpacing", "ImagePositionPatient", "BitsAllocated"])
+def test_an_image_that_lacks_a_tag_is_one_clear_error(tag):
+    files = [pydicom.dcmread(io.BytesIO(content)) for content in FLAIR]
+    for file in files:
+        delattr(file, tag)
+    with pytest.raises(InputError, match="lack tags|does not say where it lies|pixels are broken"):
+        read_volume([saved(file) for file in files])

@@ -1,4 +1,6 @@
 import gzip
+import subprocess
+import sys
 import tracemalloc
 import zipfile
 from dataclasses import replace
@@ -265,3 +267,19 @@ def test_no_more_of_a_bomb_is_unpacked_than_its_header_says():
 def test_a_volume_and_pictures_do_not_go_together():
     with pytest.raises(NotAnImage, match="FLAIR: It is no NIfTI, NRRD, MetaImage or DICOM"):
         read_volume([PLAIN, b"text", PLAIN])
+
+
+@pytest.mark.parametrize("ending", ["nrrd", "mha"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_half_of_a_file_is_refused(ending, compressed):
+    content = nrrd(FLAIR, SMALL_AFFINE, f"head.{ending}", compressed)
+    with pytest.raises(InputError, match="broken or truncated"):
+        read_volume(content[: len(content) // 2])
+
+
+def test_who_reads_pictures_alone_does_not_wait_for_the_libraries_of_other_formats():
+    loaded = "import brain_mri_segmentation.command, sys; print(*sys.modules)"
+    command = [sys.executable, "-c", loaded]
+    modules = subprocess.run(command, capture_output=True, check=True, text=True).stdout.split()
+    assert "numpy" in modules
+    assert not {"nibabel", "pydicom", "SimpleITK"} & set(modules)

@@ -5,7 +5,8 @@ Series are told apart by their UID and slices by their position, never by a file
 
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,10 +36,22 @@ def study_of(content: bytes) -> str:
     """Return the UID of the study that a file belongs to; empty if it says none, or is broken."""
     try:
         return str(_read(content, ["StudyInstanceUID"]).get("StudyInstanceUID", ""))
-    except InputError:  # said when it is read
+    except Exception:  # of many kinds; what is broken is said when it is read
         return ""
 
 
+@contextmanager
+def _one_error() -> Iterator[None]:
+    """Let broken files raise what a user can act on, whatever pydicom says of them."""
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        raise InputError("The DICOM files are broken, or lack tags that images have.") from error
+
+
+@_one_error()
 def read_study(contents: Iterable[bytes]) -> tuple[dict[str, Scan], tuple[str, ...]]:
     """Read FLAIR and, where they are, pre- and post-contrast of one study.
 
@@ -78,6 +91,7 @@ def read_study(contents: Iterable[bytes]) -> tuple[dict[str, Scan], tuple[str, .
     return {sequence: series.read() for sequence, series in chosen.items()}, tuple(notes)
 
 
+@_one_error()
 def read_sequence(contents: Iterable[bytes], sequence: str) -> Scan:
     """Read the series that someone has named: the only one there, or the one that is recognised.
 
@@ -163,12 +177,7 @@ def _read(content: bytes, tags: list[str] | None = None) -> "Dataset":
         raise InputError(
             "The DICOM file is packed as a whole (deflate). Save it in another syntax."
         )
-    try:
-        return pydicom.dcmread(io.BytesIO(content), specific_tags=tags)
-    except MemoryError:
-        raise
-    except Exception as error:  # pydicom raises many kinds of errors on broken files
-        raise InputError("The DICOM file is broken or truncated.") from error
+    return pydicom.dcmread(io.BytesIO(content), specific_tags=tags)
 
 
 def _find_series(contents: Iterable[bytes]) -> list[_Series]:
