@@ -122,6 +122,8 @@ class OnnxRuntimeEngine:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
+        # Threads that wait actively would slow down whatever else the process does.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         with converted(
             checkpoint,
             onnxruntime,
