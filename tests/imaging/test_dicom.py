@@ -206,6 +206,9 @@ OBLIQUE_NORMAL = np.diag([-1, -1, 1]) @ AFFINE[:3, 2] / 4
             "no MR image in the DICOM files, but CT",
         ),
         ([file[:1500] for file in FLAIR], "broken"),
+        # Modality is of a kind that does not exist; so is the way in which pixels are packed.
+        ([FLAIR[0].replace(b"\x08\0\x60\0CS", b"\x08\0\x60\0BS")], "broken"),
+        ([FLAIR[0].replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.9\0")], "broken"),
         ([FLAIR[0].replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99")], "deflate"),
         (changed(FLAIR[0], Rows=60000, Columns=60000), "in all are taken at most"),
     ],
