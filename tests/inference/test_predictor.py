@@ -7,6 +7,7 @@ import tifffile
 import torch
 
 from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.imaging.geometry import Geometry
 from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.inference.engines import TorchEngine
 from brain_mri_segmentation.inference.predictor import Predictor, check_unseen, load_model
@@ -200,3 +201,16 @@ def test_a_model_is_not_scored_on_patients_that_it_has_seen(checkpoint):
         check_unseen(checkpoint, ["P0_1", "P0_2", "P1_1"], "val")
     with pytest.raises(InputError, match="selected on 1 of the patients .* P1"):
         check_unseen(checkpoint, ["P1_1", "P2_1"], "test")
+
+
+def test_what_lies_above_the_head_is_not_to_review(checkpoint):
+    slices = random_volume(6, 32, 32).slices.copy()
+    slices[:, :6], slices[:, -6:], slices[:, :, :6], slices[:, :, -6:] = 0, 0, 0, 0
+    slices[4:] = 0
+    checkpoint.preprocessing["threshold"] = 0.999
+    predictor = Predictor(checkpoint)
+    assert predictor.predict(Volume(slices)).review[5] == "the picture is almost empty"
+    geometry = Geometry(np.diag([7.2, 7.2, 5, 1]), (32, 32, 6))
+    placed = predictor.predict(Volume(slices.astype(np.float32), geometry=geometry))
+    assert placed.review[4:] == (None, None)
+    assert placed.voxel_ml == pytest.approx(0.2592)

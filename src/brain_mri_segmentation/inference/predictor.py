@@ -39,6 +39,7 @@ from brain_mri_segmentation.inference.review import (
     left_out,
     reason_to_review,
     reason_to_review_volume,
+    shows_head,
 )
 from brain_mri_segmentation.models import SHIPPED_MODEL, Checkpoint
 from brain_mri_segmentation.parameters import EngineName, PreprocessingParameters
@@ -220,9 +221,12 @@ class Predictor:
         probability = from_model_grid(probabilities, volume)
         mask = probability_to_mask(from_model_grid(kept, volume), threshold)
         missed = left_out(probabilities, kept, threshold)
+        shown = shows_head(volume) | mask.any(axis=(1, 2))
         reasons = (
-            reason_to_review(image, dice, lost, rules)
-            for image, dice, lost in zip(volume.pictures, expected, missed, strict=True)
+            reason_to_review(image, dice, lost, rules) if head else None
+            for image, dice, lost, head in zip(
+                volume.pictures, expected, missed, shown, strict=True
+            )
         )
         return Prediction(
             mask=mask,

@@ -3,6 +3,8 @@
 import numpy as np
 from scipy import ndimage
 
+from brain_mri_segmentation.imaging.intensity import FLAIR
+from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.parameters import PreprocessingParameters
 
 POSSIBLE = 0.2
@@ -12,6 +14,7 @@ MOST_LEFT_OUT = 100
 _FEWEST_POSSIBLE_PIXELS = 50  # in a volume without a mask, less than this is noise
 # Of the 3,542 slices of the public cohort at hand, those with a brain in them lie within these.
 _DARKEST_DEVIATION = 2.0  # grey levels; below, there is nothing in the picture
+_DARKEST_SLICE = 0.1  # mean of a slice over that of the brightest; below, it is outside of the head
 _BRIGHTEST_BORDER = 0.9  # mean of the border over mean of the centre; a photograph has about 1
 
 
@@ -62,6 +65,18 @@ def agreement(first: np.ndarray, second: np.ndarray) -> float:
     """
     total = np.count_nonzero(first) + np.count_nonzero(second)
     return 2 * np.count_nonzero(first & second) / total if total else float("nan")
+
+
+def shows_head(volume: Volume) -> np.ndarray:
+    """Say which slices show something of the head, (N,) bool.
+
+    Of a volume with a geometry, those above and below the head are dark and nothing is wrong with
+    them; of pictures, which someone chose, all should show it.
+    """
+    if volume.geometry is None:
+        return np.ones(len(volume), bool)
+    brightness = volume.pictures[..., FLAIR].mean(axis=(1, 2))
+    return brightness >= _DARKEST_SLICE * brightness.max()
 
 
 def reason_to_review_volume(
