@@ -112,7 +112,7 @@ def test_the_pipeline(file, model, expected, parameters, tmp_path):
     assert np.array_equal(written_mask(tmp_path / "out"), expected)
 
 
-def test_the_service(file, model, expected, parameters):
+def test_the_service(file, model, expected, parameters, tmp_path):
     application = build_app(Service(parameters.serving, load_model(model)))
     asked = {"files": [("files", (file.name, file.read_bytes()))]}
     with TestClient(application, "http://localhost") as client:
@@ -122,10 +122,29 @@ def test_the_service(file, model, expected, parameters):
         body = client.post(
             "/segment/volume", headers={"Accept": "application/json"}, **asked
         ).json()
+        files = {
+            kind: client.post("/segment/volume", headers={"Accept": kind}, **asked)
+            for kind in ("application/x-nifti", "application/dicom", "text/html")
+        }
     pixels = np.count_nonzero(expected)
     assert body["tumour_pixels"] == pixels
     placed = not file.name.endswith("tif")
     millilitres = pytest.approx(pixels * 7.2 * 7.2 * 5 / 1000) if placed else None
     assert body["tumour_ml"] == millilitres
     assert body["missing"] == []
+    known = {kind: answer for kind, answer in files.items() if answer.status_code == 200}
+    of_dicom = any("series" in note for note in body["notes"])
+    assert len(known) == 1 + placed + of_dicom
+    for kind, answer in known.items():
+        assert answer.headers["content-type"].startswith(kind)
+    assert "Research use only" in known["text/html"].text
+    if placed:
+        (tmp_path / "masks").mkdir()
+        (tmp_path / "masks/head.nii.gz").write_bytes(known["application/x-nifti"].content)
+        assert np.array_equal(written_mask(tmp_path), expected)
+    else:
+        assert "do not say where they lie" in files["application/x-nifti"].text
+    if of_dicom:
+        frames = frames_of(io.BytesIO(known["application/dicom"].content))
+        assert np.array_equal(frames, expected)
     assert any("was taken for FLAIR" in note for note in body["notes"]) == file.name.endswith("zip")

@@ -1,7 +1,7 @@
 """What the service answers."""
 
 import base64
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from typing import Annotated
 
@@ -11,9 +11,14 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 
 from brain_mri_segmentation import DISCLAIMER
+from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.imaging.dicom_seg import write_seg
+from brain_mri_segmentation.imaging.geometry import Geometry
+from brain_mri_segmentation.imaging.medical import write_nifti
 from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.imaging.writers import Picture, draw, to_png, to_tiff
 from brain_mri_segmentation.inference.predictor import Prediction, Predictor
+from brain_mri_segmentation.inference.report import render_report
 from brain_mri_segmentation.serving.schemas import (
     NO_MODEL,
     REFUSALS,
@@ -44,6 +49,44 @@ Output = Annotated[
 ]
 
 
+_Encode = Callable[[Volume, Prediction, Picture | None, Predictor], bytes]
+
+
+def _to_png(v: Volume, p: Prediction, output: Picture | None, _: Predictor) -> bytes:
+    return to_png(next(draw(output or "mask", v, p.mask, p.probability)))
+
+
+def _to_tiff(v: Volume, p: Prediction, output: Picture | None, _: Predictor) -> bytes:
+    return to_tiff(draw(output or "mask", v, p.mask, p.probability))
+
+
+def _to_nifti(v: Volume, p: Prediction, output: Picture | None, _: Predictor) -> bytes:
+    voxels = p.probability if output == "probability" else (p.mask > 0).astype(np.uint8)
+    return write_nifti(voxels, _geometry_of(v))
+
+
+def _to_dicom(v: Volume, p: Prediction, _: Picture | None, predictor: Predictor) -> bytes:
+    checkpoint = predictor.checkpoint
+    return write_seg(p.mask, _geometry_of(v), checkpoint.model_name, checkpoint.digest)
+
+
+def _to_report(v: Volume, p: Prediction, _: Picture | None, predictor: Predictor) -> bytes:
+    return render_report(v, p, predictor.checkpoint).encode()
+
+
+def _geometry_of(volume: Volume) -> Geometry:
+    if volume.geometry is None:
+        raise InputError("Pictures do not say where they lie. Ask for TIFF, JSON or a report.")
+    return volume.geometry
+
+
+_ENCODERS: dict[str, _Encode] = {
+    "application/dicom": _to_dicom,
+    "application/x-nifti": _to_nifti,
+    "text/html": _to_report,
+}
+
+
 @router.post(
     "/segment",
     summary="Segment one slice",
@@ -70,9 +113,11 @@ async def segment_slice(
     description="Several files in their order, a zip, or a multi-page TIFF; or NIfTI, NRRD, "
     "MetaImage (FLAIR, or three files: pre-contrast, FLAIR, post-contrast), or the DICOM files of "
     "a study. Intensities are normalised over all slices. Answers with a multi-page TIFF of masks, "
-    f"or with metrics per slice and in sum (`Accept: application/json`). {DISCLAIMER}",
+    "or by `Accept` with metrics per slice and in sum (`application/json`), the mask or "
+    "probability on the file's own grid (`application/x-nifti`), the mask as DICOM SEG "
+    f"(`application/dicom`), or a report (`text/html`). {DISCLAIMER}",
     response_class=Response,
-    responses=REFUSALS | picture_or(VolumeAnswer, "image/tiff"),
+    responses=REFUSALS | picture_or(VolumeAnswer, "image/tiff", *_ENCODERS),
 )
 async def segment_stack(
     request: Request,
@@ -128,16 +173,14 @@ async def _answer(
             body = service.describe() | found
             answer: Response = await run_in_threadpool(JSONResponse, body, headers=headers)
         else:
-            pictures = draw(output or "mask", volume, prediction.mask, prediction.probability)
-            encode, kind = (_first_as_png, "image/png") if one else (to_tiff, "image/tiff")
-            content = await run_in_threadpool(encode, pictures)
+            accept = request.headers.get("accept", "")
+            named = () if one else (kind for kind in _ENCODERS if kind in accept)
+            kind = next(iter(named), "image/png" if one else "image/tiff")
+            encode = _ENCODERS.get(kind, _to_png if one else _to_tiff)
+            content = await run_in_threadpool(encode, volume, prediction, output, predictor)
             answer = Response(content, media_type=kind, headers=headers)
     sending.enter_context(service.queue.hold(len(answer.body)))
     return answer
-
-
-def _first_as_png(pictures: Iterator[np.ndarray]) -> bytes:
-    return to_png(next(pictures))
 
 
 def _predict(predictor: Predictor, volume: Volume, batch_size: int) -> Iterator[Prediction | None]:

@@ -137,8 +137,8 @@ _HEADERS = {
 }
 
 
-def picture_or(metrics: type[Answer], media_type: str) -> Documented:
-    """Describe a result that is a picture, or metrics where JSON is asked for."""
+def picture_or(metrics: type[Answer], *media_types: str) -> Documented:
+    """Describe a result that is a picture or another file, or metrics where JSON is asked for."""
     headers = {
         name: {"description": text, "schema": {"type": "string"}} for name, text in _HEADERS.items()
     }
@@ -147,6 +147,8 @@ def picture_or(metrics: type[Answer], media_type: str) -> Documented:
             "description": "The result.",
             "headers": headers,
             "model": metrics,  # stands under application/json
-            "content": {media_type: {"schema": {"type": "string", "format": "binary"}}},
+            "content": {
+                kind: {"schema": {"type": "string", "format": "binary"}} for kind in media_types
+            },
         }
     }
