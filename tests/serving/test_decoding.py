@@ -86,7 +86,7 @@ def slow_png(side=4096):
 
 
 def test_what_takes_too_long_is_killed_and_the_next_file_is_read(decode, monkeypatch):
-    monkeypatch.setattr(decoding, "_SECONDS", 0.0)
+    monkeypatch.setattr(decoding, "_SECONDS", 0)
 
     async def body(decoders):
         with pytest.raises(InputError, match="too much memory to decode"):
@@ -94,6 +94,17 @@ def test_what_takes_too_long_is_killed_and_the_next_file_is_read(decode, monkeyp
         assert decoders._idle == []
         monkeypatch.setattr(decoding, "_SECONDS", 10)
         assert len(await decoders.read(Client(), upload(encode(RGB)), True)) == 1
+
+    decode(body)
+
+
+def test_processor_time_is_what_counts_where_others_work_as_well(decode, monkeypatch):
+    monkeypatch.setattr(decoding, "_SECONDS", 1)
+    monkeypatch.setattr(decoding, "_BUSY", 1000)
+
+    async def body(decoders):
+        with pytest.raises(InputError, match="too much memory to decode"):
+            await decoders.read(Client(), upload(*[slow_png()] * 12), False)
 
     decode(body)
 

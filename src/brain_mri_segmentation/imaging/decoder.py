@@ -20,13 +20,14 @@ from brain_mri_segmentation.imaging.readers import read_slice, read_volume
 from brain_mri_segmentation.imaging.volume import Volume
 
 
-def main(connection: Connection, memory: int, seconds: int) -> None:
+def main(connection: Connection, memory: int, seconds: int, longest: int) -> None:
     """Answer each list of files with their volume, or with the error.
 
     Args:
         connection: Gives lists of files' contents, and whether they are one slice.
         memory: Bytes that decoding may take.
-        seconds: After which the process ends, should nobody be there to end it.
+        seconds: Of processor time for one list, after which the process ends.
+        longest: Seconds after which it ends in any case, should nobody be there to end it.
     """
     with suppress(OSError):  # of systems other than Linux
         pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -37,8 +38,10 @@ def main(connection: Connection, memory: int, seconds: int) -> None:
             contents, one = connection.recv()
         except EOFError:
             return
-        signal.alarm(seconds)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        signal.alarm(longest)
         connection.send(pack(_read(contents, one)))
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.alarm(0)
 
 
@@ -79,4 +82,4 @@ def _read(contents: list[bytes], one: bool) -> Volume | Exception:
 
 
 if __name__ == "__main__":
-    main(Connection(int(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3]))
+    main(Connection(int(sys.argv[1])), *map(int, sys.argv[2:]))

@@ -14,7 +14,8 @@ from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.imaging.decoder import unpack
 from brain_mri_segmentation.imaging.volume import Volume
 
-_SECONDS = 10  # for the files of one request; sound ones take less than one
+_SECONDS = 10  # of processor time for the files of one request; sound ones take less than two
+_BUSY = 6  # times as long they may take where the machine has other work
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 
 
@@ -56,7 +57,7 @@ class Decoders:
         async with self._free:
             decoder = self._idle.pop() if self._idle else _Decoder(self._memory)
             contents = [await file.read() for file in files]
-            end = loop.time() + _SECONDS
+            end = loop.time() + _BUSY * _SECONDS
             answer = asyncio.ensure_future(run_in_threadpool(decoder.read, contents, one))
             try:
                 while not (await asyncio.wait([answer], timeout=0.2))[0]:
@@ -87,7 +88,7 @@ class _Decoder:
         self._folder = tempfile.TemporaryDirectory()  # what it leaves there goes with it
         command = [sys.executable, "-m", "brain_mri_segmentation.imaging.decoder"]
         self._process = subprocess.Popen(
-            [*command, str(theirs.fileno()), str(memory), str(_SECONDS + 5)],
+            [*command, str(theirs.fileno()), str(memory), str(_SECONDS), str(_BUSY * _SECONDS + 5)],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             env=os.environ | _ONE_THREAD | {"TMPDIR": self._folder.name},
