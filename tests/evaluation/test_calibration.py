@@ -79,14 +79,6 @@ def test_a_bad_slice_that_the_model_is_sure_of_is_not_caught_and_said_so():
     assert review["recall"] == 0.5
 
 
-def test_what_is_flagged_anyway_counts():
-    expected, found = np.array([0.9, np.nan, 0.4, 0.8]), np.array([0.9, 0.0, 0.3, 0.9])
-    review = fit_review(expected, found, 0.5, flagged_anyway=np.array([False, True, False, True]))
-    assert review["recall"] == 1
-    assert review["precision"] == pytest.approx(2 / 3)
-    assert review["flagged"] == pytest.approx(3 / 4)
-
-
 def test_without_a_bad_slice_the_threshold_stays():
     review = fit_review(np.array([0.9, 0.3]), np.array([0.9, np.nan]), otherwise=0.5)
     assert review == {

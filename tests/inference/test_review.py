@@ -2,11 +2,9 @@ import numpy as np
 import pytest
 import tifffile
 
-from brain_mri_segmentation.inference.postprocessing import remove_small_components
 from brain_mri_segmentation.inference.review import (
     agreement,
     expected_dice,
-    left_out,
     reason_to_review,
     reason_to_review_volume,
 )
@@ -37,24 +35,14 @@ def test_an_uncertain_mask_is_to_be_reviewed_and_a_certain_one_is_not(phantom_fo
     home = phantom_folder / "kaggle_3m/PHANTOM_CS_0000"
     image = tifffile.imread(home / "PHANTOM_CS_0000_3.tif")
 
-    def reason(expected, uncertainty=0.5, left_out=0.0):
+    def reason(expected, uncertainty=0.5):
         rules = parameters.preprocessing.model_copy(update={"review_uncertainty": uncertainty})
-        return reason_to_review(image, expected, left_out, rules)
+        return reason_to_review(image, expected, rules)
 
     assert reason(0.6) is None
     assert reason(float("nan")) is None
     assert reason(0.4) == "the model is uncertain: it expects a Dice of 0.40 of its own mask"
     assert reason(0.4, uncertainty=0.7) is None
-    assert reason(0.9, left_out=100.0) is None
-    assert reason(0.9, left_out=101.0).startswith("what looks like tumour here was left out")
-
-
-def test_what_was_not_kept_is_summed_slice_by_slice():
-    probabilities = np.zeros((3, 16, 16), np.float32)
-    probabilities[0, :8, :8] = 0.9  # the tumour
-    probabilities[2, 10:12, 10:15] = 0.8  # far from it: 8 of its 57.6
-    kept = remove_small_components(probabilities, 0.5, min_component_ratio=0.3)
-    assert left_out(probabilities, kept, 0.5) == pytest.approx([0, 0, 8])
 
 
 def test_two_masks_of_a_volume_agree_as_their_dice_says():

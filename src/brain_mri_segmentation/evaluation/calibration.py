@@ -26,7 +26,7 @@ from brain_mri_segmentation.imaging.intensity import resize_mask
 from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.inference.postprocessing import probability_of, remove_small_components
 from brain_mri_segmentation.inference.predictor import Predictor
-from brain_mri_segmentation.inference.review import MOST_LEFT_OUT, expected_dice, left_out
+from brain_mri_segmentation.inference.review import expected_dice
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import EngineName, PreprocessingParameters
 
@@ -72,14 +72,12 @@ class Measurement:
     Attributes:
         expected: (slices,) Dice that it expects of each slice; NaN where nothing may be tumour.
         found: (slices,) Dice that it has; NaN without tumour in mask and truth.
-        left_out: (slices,) summed probability of what was not kept (``review.left_out``).
         patient_dice: (patients,) Dice of each, in the order of the cases.
         choices: One row a slice and choice: threshold, min_component_ratio, patient, ``COUNTS``.
     """
 
     expected: np.ndarray
     found: np.ndarray
-    left_out: np.ndarray
     patient_dice: np.ndarray
     choices: pd.DataFrame
 
@@ -158,12 +156,7 @@ def _fit(cases: Sequence[Case], rules: PreprocessingParameters) -> Report:
 
     # A temperature moves all thresholds but 0.5, so these are tried on calibrated probabilities.
     measured = measure(cases, rules.model_copy(update={"temperature": temperature}))
-    review = fit_review(
-        measured.expected,
-        measured.found,
-        rules.review_uncertainty,
-        measured.left_out > MOST_LEFT_OUT,
-    )
+    review = fit_review(measured.expected, measured.found, rules.review_uncertainty)
     agreement = np.array([case.agreement for case in cases])
     review_of_volumes = fit_review(agreement, measured.patient_dice, 1 - rules.review_agreement)
     choices = _compare_choices(measured.choices)
@@ -232,7 +225,7 @@ def measure(cases: Sequence[Case], rules: PreprocessingParameters) -> Measuremen
     own = (rules.threshold, rules.min_component_ratio)
     tried = {own, *((threshold, own[1]) for threshold in THRESHOLDS)}
     tried |= {(own[0], ratio) for ratio in COMPONENT_RATIOS}
-    expected, found, missed, patient_dice, choices = [], [], [], [], []
+    expected, found, patient_dice, choices = [], [], [], []
     for case in cases:
         probability = probability_of(case.logits, rules.temperature)
         for threshold, ratio in sorted(tried):
@@ -246,12 +239,10 @@ def measure(cases: Sequence[Case], rules: PreprocessingParameters) -> Measuremen
             if (threshold, ratio) == own:
                 expected.append(expected_dice(probability, kept, threshold))
                 found.append(dice(counts))
-                missed.append(left_out(probability, kept, threshold))
                 patient_dice.append(dice(counts.sum(axis=0)))
     return Measurement(
         np.concatenate(expected),
         np.concatenate(found),
-        np.concatenate(missed),
         np.array(patient_dice),
         pd.concat(choices),
     )
@@ -328,12 +319,7 @@ def expected_calibration_error(table: pd.DataFrame) -> float:
     return float(np.average(gaps, weights=table["pixels"])) if len(table) else float("nan")
 
 
-def fit_review(
-    expected: np.ndarray,
-    found: np.ndarray,
-    otherwise: float,
-    flagged_anyway: np.ndarray | None = None,
-) -> Report:
+def fit_review(expected: np.ndarray, found: np.ndarray, otherwise: float) -> Report:
     """Choose the uncertainty, 1 - expected Dice, that best tells what is bad from the rest.
 
     Args:
@@ -342,7 +328,6 @@ def fit_review(
         found: (N,) Dice that it has; NaN without tumour in mask and truth.
         otherwise: The threshold where nothing can be learnt, since nothing is bad or all is
             equally uncertain.
-        flagged_anyway: (N,) bool, what is flagged for another reason.
 
     Returns:
         ``threshold`` with the highest F1 for what has a Dice below 0.6, its ``precision`` and
@@ -350,16 +335,15 @@ def fit_review(
         was ``bad``.
     """
     uncertainty = np.nan_to_num(1 - expected, nan=0.0)
-    anyway = np.zeros(len(expected), bool) if flagged_anyway is None else flagged_anyway
     bad = found < BAD_DICE  # NaN, nothing there and nothing found, is not bad
     values = np.unique(uncertainty)
     if not bad.any() or len(values) < 2:
-        flagged = float(((uncertainty > otherwise) | anyway).mean())
+        flagged = float((uncertainty > otherwise).mean())
         scores = {"precision": None, "recall": None, "flagged": flagged, "bad": int(bad.sum())}
         return {"threshold": otherwise} | scores
     # A flag is raised above the threshold, so the candidates lie between neighbours.
     candidates = (values[1:] + values[:-1]) / 2
-    flags = (uncertainty > candidates[:, None]) | anyway  # (candidates, N)
+    flags = uncertainty > candidates[:, None]  # (candidates, N)
     caught = (flags & bad).sum(axis=1)
     best = int(np.argmax(2 * caught / (flags.sum(axis=1) + bad.sum())))
     return {

@@ -36,7 +36,6 @@ from brain_mri_segmentation.inference.postprocessing import (
 from brain_mri_segmentation.inference.review import (
     agreement,
     expected_dice,
-    left_out,
     reason_to_review,
     reason_to_review_volume,
     shows_head,
@@ -220,13 +219,10 @@ class Predictor:
         expected = expected_dice(probabilities, kept, threshold)
         probability = from_model_grid(probabilities, volume)
         mask = probability_to_mask(from_model_grid(kept, volume), threshold)
-        missed = left_out(probabilities, kept, threshold)
         shown = shows_head(volume) | mask.any(axis=(1, 2))
         reasons = (
-            reason_to_review(image, dice, lost, rules) if head else None
-            for image, dice, lost, head in zip(
-                volume.pictures, expected, missed, shown, strict=True
-            )
+            reason_to_review(image, dice, rules) if head else None
+            for image, dice, head in zip(volume.pictures, expected, shown, strict=True)
         )
         return Prediction(
             mask=mask,

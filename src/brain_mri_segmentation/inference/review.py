@@ -9,8 +9,6 @@ from brain_mri_segmentation.parameters import PreprocessingParameters
 
 POSSIBLE = 0.2
 """Probability from which a pixel may be tumour, when the model says how good its mask is."""
-MOST_LEFT_OUT = 100
-"""Certain pixels of a slice that looked like tumour and were not kept; less is mostly noise."""
 _FEWEST_POSSIBLE_PIXELS = 50  # in a volume without a mask, less than this is noise
 # Of the 3,542 slices of the public cohort at hand, those with a brain in them lie within these.
 _DARKEST_DEVIATION = 2.0  # grey levels; below, there is nothing in the picture
@@ -44,17 +42,6 @@ def expected_dice(probabilities: np.ndarray, kept: np.ndarray, threshold: float)
     both = (possible * mask).sum(axis=(1, 2))
     either = possible.sum(axis=(1, 2)) + mask.sum(axis=(1, 2))
     return 2 * both / np.where(either > 0, either, np.nan)
-
-
-def left_out(probabilities: np.ndarray, kept: np.ndarray, threshold: float) -> np.ndarray:
-    """Return the summed probability, (N,), of what looked like tumour and was not kept.
-
-    Args:
-        probabilities: (N, S, S) float32 in 0..1, neighbouring slices in order.
-        kept: The same, 0 in components that were removed (``remove_small_components``).
-        threshold: Probability from which a pixel belongs to the mask.
-    """
-    return probabilities.sum((1, 2), where=(probabilities >= threshold) & (kept < threshold))
 
 
 def agreement(first: np.ndarray, second: np.ndarray) -> float:
@@ -100,14 +87,13 @@ def reason_to_review_volume(
 
 
 def reason_to_review(
-    image: np.ndarray, expected: float, left_out: float, rules: PreprocessingParameters
+    image: np.ndarray, expected: float, rules: PreprocessingParameters
 ) -> str | None:
     """Say why a person should look at a slice; None when nothing speaks for it.
 
     Args:
         image: (H, W, 3) uint8.
         expected: Dice that the model expects of its mask, NaN where nothing may be tumour.
-        left_out: Summed probability of what was not kept (see ``left_out``).
         rules: How much may be missing from 1.
     """
     grey = image.mean(axis=2)
@@ -123,6 +109,4 @@ def reason_to_review(
         return "the picture does not look like a brain MRI slice: its border is not darker"
     if 1 - expected > rules.review_uncertainty:  # not so for NaN
         return f"the model is uncertain: it expects a Dice of {expected:.2f} of its own mask"
-    if left_out > MOST_LEFT_OUT:
-        return "what looks like tumour here was left out, since it weighs little beside the rest"
     return None
