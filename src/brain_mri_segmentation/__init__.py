@@ -1,5 +1,5 @@
 """Lower-grade glioma in brain MRI slices. Research use only, not a medical device."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 DISCLAIMER = "Research use only, not a medical device."
