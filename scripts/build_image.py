@@ -161,17 +161,18 @@ def service(buildah: Buildah, container: str, settings: dict, log: Path) -> Iter
             raise SystemExit(f"{log.read_text()}Error: the service was not ready after 120 s.")
         buildah(*command, *settings["Healthcheck"]["Test"][1:])
         yield address
-        os.kill(last_descendant(process.pid), signal.SIGTERM)  # as an engine stops a container
+        os.kill(served_by(process.pid), signal.SIGTERM)  # as an engine stops a container
         process.wait(60)
     if "everything that was in flight is answered" not in log.read_text():
         raise SystemExit(f"{log.read_text()}Error: the service did not stop in order.")
 
 
-def last_descendant(pid: int) -> int:
-    """Return the process at the end of a chain of processes, each started by the one before."""
+def served_by(pid: int) -> int:
+    """Return the service at the end of a chain of processes, and not one that decodes for it."""
     for listed in Path(f"/proc/{pid}/task").glob("*/children"):
-        if children := listed.read_text().split():
-            return last_descendant(int(children[-1]))
+        for child in listed.read_text().split():
+            if b"imaging.decoder" not in Path(f"/proc/{child}/cmdline").read_bytes():
+                return served_by(int(child))
     return pid
 
 

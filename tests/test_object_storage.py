@@ -95,8 +95,8 @@ def test_slices_model_and_reports_are_in_the_bucket_and_nowhere_else(project, bu
     assert len(bucket.glob("lgg/data/05_model_input/train/images/*.tif")) == 18
     assert json.loads(bucket.cat_file("lgg/data/08_reporting/unet/metrics.json"))["split"] == "test"
     assert not project.data("05_model_input").exists()
-    local = [path.name for path in (project.folder / "scratch").rglob("*") if path.is_file()]
-    assert local == ["last.ckpt"]
+    local = {path.name for path in (project.folder / "scratch").rglob("*") if path.is_file()}
+    assert local == {".lock", "last.ckpt"}
 
 
 def test_figures_and_tables_are_in_the_mlflow_run_as_well(project):

@@ -10,6 +10,7 @@ import tifffile
 from PIL import Image
 
 from brain_mri_segmentation.imaging.volume import Volume
+from brain_mri_segmentation.inference.predictor import Predictor
 
 sync_api = pytest.importorskip("playwright.sync_api")
 
@@ -129,6 +130,7 @@ def test_the_chosen_slice_stands_out_in_light_and_dark(page, slices):
 
 def test_slices_of_a_folder_are_a_volume_and_others_stay_apart(page, slices, predictor, tmp_path):
     stack = np.stack([tifffile.imread(path) for path in slices])
+    predictor = Predictor(predictor.checkpoint, engine="auto")  # as the service runs it
     expected = predictor.predict(Volume(stack)).tumour_pixels.tolist()
     alone = [predictor.predict(Volume(image[None])).tumour_pixels[0] for image in stack]
     assert expected != alone  # else it would show nothing
