@@ -30,32 +30,39 @@ class Model:
         limits = {"max_waiting": 8, "max_waiting_bytes": 2**30} | settings
         self.queue = ModelQueue(ServingParameters(**limits), 4, self.registry)
         self.ran = []
-        self.go = threading.Event()
+        self.go, self.finish_volumes = threading.Event(), threading.Event()
+        self.finish_volumes.set()
         self.fail = False
 
-    def steps(self, name, batches):
-        for _ in range(batches):
-            assert self.go.wait(5)
-            if self.fail:
-                raise RuntimeError("the model failed")
-            self.ran.append(name)
-            yield None
-        yield name
+    def inputs(self, volume, batch_size):
+        self.ran.append(f"prepare {volume.name}")
+        return (volume.slices[n : n + batch_size] for n in range(0, len(volume), batch_size))
 
-    def ask(self, name, slices=1, batches=1, client=None):
+    def logits(self, inputs):
+        assert self.go.wait(5)
+        if self.fail:
+            raise RuntimeError("the model failed")
+        self.ran.append(f"batch of {len(inputs)}")
+        return inputs
+
+    def finish(self, volume, logits):
+        assert len(logits) == len(volume) == 1 or self.finish_volumes.wait(5)
+        self.ran.append(f"finish {volume.name}")
+        return volume.name
+
+    def ask(self, name, slices=1, client=None):
         """Ask for a result as a route does, and return the task that waits for it."""
-        volume = Volume(np.zeros((slices, 64, 64, 3), np.uint8))
+        volume = Volume(np.zeros((slices, 64, 64, 3), np.uint8), name=name)
 
         async def request():
             with self.queue.place(volume):
-                steps = self.steps(name, batches)
-                return await self.queue.run(steps, slices, client or Client())
+                return await self.queue.predict(self, volume, client or Client())
 
         return asyncio.create_task(request())
 
-    async def refuses(self, *args):
+    async def refuses(self, slices=1):
         with pytest.raises(HTTPException) as caught:
-            await self.ask("refused", *args)
+            await self.ask("refused", slices)
         assert caught.value.status_code == 429
         assert int(caught.value.headers["Retry-After"]) >= 1
 
@@ -69,8 +76,8 @@ def test_everybody_gets_their_own_result_and_is_counted():
     async def run():
         model = Model(max_waiting=50)
         model.go.set()
-        tasks = [model.ask(number) for number in range(40)]
-        assert await asyncio.gather(*tasks) == list(range(40))
+        names = [str(number) for number in range(40)]
+        assert await asyncio.gather(*map(model.ask, names)) == names
         assert model.registry.get_sample_value("segmented_slices_total") == 40
 
     asyncio.run(run())
@@ -79,14 +86,37 @@ def test_everybody_gets_their_own_result_and_is_counted():
 def test_a_volume_lets_slices_in_after_each_batch():
     async def run():
         model = Model()
-        tasks = [model.ask("volume", 12, batches=3)]
+        tasks = [model.ask("volume", 12)]
         await soon()  # its first batch is in the model now
         tasks += [model.ask("slice"), model.ask("other slice")]
         await soon()
         model.go.set()
         await asyncio.gather(*tasks)
-        # A slice is two steps, the forward pass and the masks; the volume takes one in between.
-        assert model.ran == ["volume", "slice", "other slice", "volume", "volume"]
+        slices = [f"batch of {n}" for n in (4, 1, 1, 4, 4)]
+        assert [done for done in model.ran if done.startswith("batch")] == slices
+
+    asyncio.run(run())
+
+
+def test_slices_do_not_wait_while_a_volume_is_finished():
+    async def run():
+        model = Model(max_waiting=9)
+        model.go.set()
+        model.finish_volumes.clear()
+        first = model.ask("first", 5)
+        await soon()
+        second = model.ask("second", 6)
+        assert await model.ask("slice") == "slice"
+        assert model.ran == [
+            *("prepare first", "batch of 4", "batch of 1"),
+            *("prepare slice", "batch of 1", "finish slice"),
+        ]
+        model.ran.clear()
+        model.finish_volumes.set()
+        assert await asyncio.gather(first, second) == ["first", "second"]
+        assert model.ran == [  # one volume's memory at a time
+            *("finish first", "prepare second", "batch of 4", "batch of 2", "finish second"),
+        ]
 
     asyncio.run(run())
 
@@ -94,7 +124,7 @@ def test_a_volume_lets_slices_in_after_each_batch():
 def test_nothing_more_is_computed_for_a_client_that_has_gone():
     async def run():
         model, client, waiting = Model(), Client(), Client()
-        volume = model.ask("volume", 12, batches=3, client=client)
+        volume = model.ask("volume", 12, client=client)
         slice_ = model.ask("slice", client=waiting)
         await soon()
         client.gone = waiting.gone = True
@@ -103,7 +133,7 @@ def test_nothing_more_is_computed_for_a_client_that_has_gone():
             with pytest.raises(HTTPException) as caught:
                 await task
             assert caught.value.status_code == 408
-        assert model.ran == ["volume"]
+        assert model.ran == ["prepare volume", "prepare slice", "batch of 4"]
         assert model.registry.get_sample_value("slices_in_progress") == 0
 
     asyncio.run(run())
@@ -112,11 +142,11 @@ def test_nothing_more_is_computed_for_a_client_that_has_gone():
 def test_a_full_queue_refuses_and_recovers():
     async def run():
         model = Model()
-        tasks = [model.ask("volume", 512), *(model.ask(number) for number in range(4))]
+        tasks = [model.ask("volume", 512), *map(model.ask, "abcd")]
         await soon()
         await model.refuses()  # 4 of the volume and 4 single ones are ahead
         model.go.set()
-        assert await asyncio.gather(*tasks) == ["volume", 0, 1, 2, 3]
+        assert await asyncio.gather(*tasks) == ["volume", *"abcd"]
         assert await model.ask("later") == "later"
 
     asyncio.run(run())

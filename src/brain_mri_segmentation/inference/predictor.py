@@ -161,23 +161,26 @@ class Predictor:
         return self.finish(volume, np.concatenate(batches))
 
     def inputs(self, volume: Volume, batch_size: int = BATCH_SIZE) -> Iterator[np.ndarray]:
-        """Resize and normalise the slices of a volume.
+        """Resize the slices of a volume, and normalise a batch when it is asked for.
 
-        Yields:
-            (n, 3 K, S, S) float32, n at most ``batch_size``, K the slice and its neighbours as the
-            model has learnt them, and S the model's image size.
+        Returns:
+            (n, 3 K, S, S) float32 each, n at most ``batch_size``, K the slice and its neighbours as
+            the model has learnt them, and S the model's image size.
         """
         rules = self.preprocessing
         slices = to_model_grid(volume, rules.image_size)
         measured = IntensityStatistics.of(slices, rules.lower_percentile, rules.upper_percentile)
         statistics = torch.from_numpy(measured.values)[None]  # (1, 4, 3)
         places = neighbours(len(slices), rules.context)
-        for start in range(0, len(slices), batch_size):
+
+        def batch(start: int) -> np.ndarray:
             own = places[start : start + batch_size]  # (n, K)
             first, last = own.min(), own.max()
             images = to_tensor(slices[first : last + 1, None])  # each slice once: (m, 3, S, S)
             normalised = normalise(images, statistics).numpy()
-            yield normalised[own - first].reshape(len(own), -1, *slices.shape[1:3])
+            return normalised[own - first].reshape(len(own), -1, *slices.shape[1:3])
+
+        return map(batch, range(0, len(slices), batch_size))
 
     def logits(self, inputs: np.ndarray) -> np.ndarray:
         """Run one forward pass, of the mirror images as well if the model wants it.

@@ -2,16 +2,19 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
+import numpy as np
 from fastapi import HTTPException, Request
+from fastapi.concurrency import run_in_threadpool
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from brain_mri_segmentation.imaging.decoder import is_one_sequence
 from brain_mri_segmentation.imaging.volume import Volume
+from brain_mri_segmentation.inference.predictor import Prediction, Predictor
 from brain_mri_segmentation.parameters import ServingParameters
 
 Result = TypeVar("Result")
@@ -23,7 +26,8 @@ class ModelQueue:
     """Runs the model in one thread, off the event loop, for all requests in turn.
 
     A request gives up the model after each batch and waits behind the others for its next one, so
-    that a slice waits for one batch of a volume and not for all of it.
+    that a slice waits for one batch of a volume and not for all of it. What needs no model is done
+    beside it, of one volume at a time.
 
     Args:
         settings: What may wait.
@@ -38,6 +42,7 @@ class ModelQueue:
         self._volumes: list[Volume] = []  # of the requests that are not answered yet
         self._unsent = 0  # bytes of answers
         self._turn = asyncio.Lock()  # first come, first served
+        self._volume_turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._seconds_a_slice = 1.0  # of the last request
         self._slices = Counter("segmented_slices_total", "Slices segmented", registry=registry)
@@ -84,30 +89,43 @@ class ModelQueue:
         finally:
             self._unsent -= size
 
-    async def run(self, steps: Iterator[Result | None], slices: int, request: Request) -> Result:
-        """Take one step after the other in the thread of the model, others' steps in between.
+    async def predict(self, predictor: Predictor, volume: Volume, request: Request) -> Prediction:
+        """Do what ``Predictor.predict`` does, in turns.
 
         Args:
-            steps: Gives None after each batch, and last the result.
-            slices: Of the request, to count them.
+            predictor: The model.
+            volume: What is segmented.
             request: What is answered; nothing more is computed for a client that has gone.
 
         Raises:
             HTTPException: 408, the client has gone.
         """
+        turn = self._volume_turn if len(volume) > self._batch_size else nullcontext()
+
+        async def beside(work: Callable[..., Result], *arguments: object) -> Result:
+            async with turn:
+                await _look_for_client(request)
+                return await run_in_threadpool(work, *arguments)
+
+        batches = await beside(predictor.inputs, volume, self._batch_size)
         loop, seconds = asyncio.get_running_loop(), 0.0
-        result = None
-        while result is None:
+        logits: list[np.ndarray] = []
+        steps = map(predictor.logits, batches)
+        while sum(map(len, logits)) < len(volume):
             async with self._turn:
-                if await request.is_disconnected():
-                    raise HTTPException(408, "The client has gone.")  # for log and metrics alone
+                await _look_for_client(request)
                 started = time.perf_counter()
-                result = await loop.run_in_executor(self._thread, next, steps)
+                logits.append(await loop.run_in_executor(self._thread, next, steps))
                 seconds += time.perf_counter() - started
-        self._seconds_a_slice = seconds / slices
-        self._slices.inc(slices)
+        self._seconds_a_slice = seconds / len(volume)
+        self._slices.inc(len(volume))
         self._seconds.inc(seconds)
-        return result
+        return await beside(predictor.finish, volume, np.concatenate(logits))
+
+
+async def _look_for_client(request: Request) -> None:
+    if await request.is_disconnected():
+        raise HTTPException(408, "The client has gone.")  # for log and metrics alone
 
 
 def _memory_of(volume: Volume) -> int:

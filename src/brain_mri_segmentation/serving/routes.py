@@ -1,7 +1,7 @@
 """What the service answers."""
 
 import base64
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from typing import Annotated
 
@@ -163,8 +163,7 @@ async def _answer(
     decoders = service.slice_decoders if one else service.volume_decoders
     volume = await decoders.read(request, files, one)
     with service.queue.place(volume):
-        steps = _predict(predictor, volume, service.batch_size)
-        prediction = await service.queue.run(steps, len(volume), request)
+        prediction = await service.queue.predict(predictor, volume, request)
         headers = service.headers(prediction.tumour_fraction)
         if "application/json" in request.headers.get("accept", ""):
             slices = await run_in_threadpool(_describe, volume, prediction, output)
@@ -181,15 +180,6 @@ async def _answer(
             answer = Response(content, media_type=kind, headers=headers)
     sending.enter_context(service.queue.hold(len(answer.body)))
     return answer
-
-
-def _predict(predictor: Predictor, volume: Volume, batch_size: int) -> Iterator[Prediction | None]:
-    """Do what ``Predictor.predict`` does, and give way after each batch."""
-    logits = []
-    for inputs in predictor.inputs(volume, batch_size):
-        logits.append(predictor.logits(inputs))
-        yield None
-    yield predictor.finish(volume, np.concatenate(logits))
 
 
 def _describe(
