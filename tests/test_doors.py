@@ -1,6 +1,8 @@
 """One mask from every door, whatever the format."""
 
+import gzip
 import io
+import json
 import zipfile
 
 import nibabel
@@ -112,6 +114,43 @@ def test_the_pipeline(file, model, expected, parameters, tmp_path):
     assert np.array_equal(written_mask(tmp_path / "out"), expected)
 
 
+def check_zip(content, body, known, expected, of):
+    """Make sure that a zip holds what the service answers by itself, and FLAIR."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    alone = {
+        "result.json": json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode(),
+        "report.html": known["text/html"].content,
+    }
+    if "application/x-nifti" in known:
+        alone["mask.nii.gz"] = known["application/x-nifti"].content
+    seg = parts.pop("mask.dcm", None)  # holds the time of day
+    assert (seg is not None) == ("application/dicom" in known)
+    assert seg is None or np.array_equal(frames_of(io.BytesIO(seg)), expected)
+    assert parts.keys() == alone.keys() | {
+        *(f"{name}{of}.nii.gz" for name in ("image", "mask", "probability")),
+        "masks.tif",
+    }
+    for name, of_kind in alone.items():
+        assert parts[name] == of_kind, name
+    assert np.array_equal(tifffile.imread(io.BytesIO(parts["masks.tif"])), expected)
+    image, mask, probability = (
+        nibabel.Nifti1Image.from_bytes(gzip.decompress(parts[f"{name}{of}.nii.gz"]))
+        for name in ("image", "mask", "probability")
+    )
+    axial = [
+        np.asarray(nibabel.as_closest_canonical(one).dataobj)[::-1, ::-1].T
+        for one in (image, mask, probability)
+    ]
+    flair = (PICTURES.slices if of else SLICES)[..., 1]
+    assert np.array_equal(axial[0], flair)
+    assert np.array_equal(axial[1] > 0, expected > 0)
+    assert axial[2][expected > 0].min() > axial[2][expected == 0].max()
+    assert image.header.get_xyzt_units()[0] == ("unknown" if of else "mm")
+    if of:
+        assert image.header.get_zooms() == (1, 1, 1)
+
+
 def test_the_service(file, model, expected, parameters, tmp_path):
     application = build_app(Service(parameters.serving, load_model(model)))
     asked = {"files": [("files", (file.name, file.read_bytes()))]}
@@ -126,6 +165,9 @@ def test_the_service(file, model, expected, parameters, tmp_path):
             kind: client.post("/segment/volume", headers={"Accept": kind}, **asked)
             for kind in ("application/x-nifti", "application/dicom", "text/html")
         }
+        everything = client.post(
+            "/segment/volume", headers={"Accept": "application/zip"}, **asked
+        ).content
     pixels = np.count_nonzero(expected)
     assert body["tumour_pixels"] == pixels
     placed = not file.name.endswith("tif")
@@ -144,6 +186,7 @@ def test_the_service(file, model, expected, parameters, tmp_path):
         assert np.array_equal(written_mask(tmp_path), expected)
     else:
         assert "do not say where they lie" in files["application/x-nifti"].text
+    check_zip(everything, body, known, expected, "" if placed else "_in_voxels")
     if of_dicom:
         frames = frames_of(io.BytesIO(known["application/dicom"].content))
         assert np.array_equal(frames, expected)

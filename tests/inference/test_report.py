@@ -50,7 +50,6 @@ def prediction(radii, voxel_ml=None, shape=(64, 64), reasons=()):
         mask=mask,
         probability=mask.astype(np.float32) / 255,
         tumour_pixels=count,
-        confidence=np.ones(len(radii), np.float32),
         expected_dice=np.where(count > 0, 0.9, np.nan),
         review=tuple(dict(reasons).get(n) for n in range(len(radii))),
         voxel_ml=voxel_ml,

@@ -152,17 +152,22 @@ def check_room(shape: tuple[int, ...]) -> None:
         raise InputError(f"The volume has {size} voxels; {MOST_PIXELS} in all are taken at most.")
 
 
-def write_nifti(voxels: np.ndarray, geometry: Geometry) -> bytes:
+def write_nifti(voxels: np.ndarray, geometry: Geometry | None) -> bytes:
     """Encode slices of a volume as ``.nii.gz`` on the grid and with the affine of its source.
 
     Args:
         voxels: (N, H, W) of the axial view, uint8 or float32.
-        geometry: Of the volume.
+        geometry: Of the volume; None for pictures, whose voxels get sides of 1 without a unit, and
+            lie as those of the cohort.
     """
     import nibabel
 
-    image = nibabel.Nifti1Image(np.ascontiguousarray(geometry.to_source(voxels)), geometry.affine)
-    image.header.set_xyzt_units("mm")
+    if geometry is None:
+        image = nibabel.Nifti1Image(voxels.swapaxes(0, 2), np.diag([-1.0, -1, 1, 1]))
+        image.header.set_xyzt_units("unknown")
+    else:
+        image = nibabel.Nifti1Image(geometry.to_source(voxels), geometry.affine)
+        image.header.set_xyzt_units("mm")
     # Level 1 and no time of day: quick, and the same voxels give the same bytes.
     return gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)
 

@@ -32,7 +32,6 @@ COLUMNS = [
     "tumour_pixels",
     "tumour_fraction",
     "tumour_ml",
-    "confidence",
     "expected_dice",
     "review",
     "problem",

@@ -56,8 +56,6 @@ class Prediction:
         mask: (N, H, W) uint8, 0 or 255, in the size of the slices.
         probability: (N, H, W) float32, tumour probability in 0..1.
         tumour_pixels: (N,) int64, pixels in the mask.
-        confidence: (N,) float32, mean over all pixels of the probability of the class that was
-            chosen, 0.5..1 at a threshold of 0.5.
         expected_dice: (N,) float64, what the model itself expects the Dice of the mask to be, 0..1
             (see ``review.expected_dice``); NaN when nothing is tumour and nothing may be.
         review: Why a person should look at each slice; None when nothing speaks for it.
@@ -71,7 +69,6 @@ class Prediction:
     mask: np.ndarray
     probability: np.ndarray
     tumour_pixels: np.ndarray
-    confidence: np.ndarray
     expected_dice: np.ndarray
     review: tuple[str | None, ...]
     agreement: float = float("nan")
@@ -94,7 +91,6 @@ class Prediction:
             "tumour_pixels": self.tumour_pixels.tolist(),
             "tumour_fraction": (self.tumour_pixels / self.mask[0].size).tolist(),
             "tumour_ml": [self.voxel_ml and n * self.voxel_ml for n in self.tumour_pixels.tolist()],
-            "confidence": self.confidence.tolist(),
             "expected_dice": [None if np.isnan(d) else d for d in self.expected_dice.tolist()],
             "review": self.review,
         }
@@ -231,7 +227,6 @@ class Predictor:
             mask=mask,
             probability=probability,
             tumour_pixels=np.count_nonzero(mask, axis=(1, 2)),
-            confidence=np.where(mask > 0, probability, 1 - probability).mean(axis=(1, 2)),
             expected_dice=expected,
             review=tuple(reasons),
             agreement=views_agree,

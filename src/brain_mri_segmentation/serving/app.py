@@ -18,7 +18,11 @@ from brain_mri_segmentation.parameters import EngineName, ServingParameters
 from brain_mri_segmentation.runtime import startup
 from brain_mri_segmentation.serving import errors, guard, observability
 from brain_mri_segmentation.serving.decoding import Decoders
-from brain_mri_segmentation.serving.model import load_serving_model, load_serving_parameters
+from brain_mri_segmentation.serving.model import (
+    card_of,
+    load_serving_model,
+    load_serving_parameters,
+)
 from brain_mri_segmentation.serving.queue import ModelQueue
 from brain_mri_segmentation.serving.routes import router
 
@@ -61,14 +65,8 @@ class Service:
         return self._predictor
 
     def describe(self) -> dict[str, object]:
-        """Return the model's card: name, version, image size, validation Dice."""
-        checkpoint = self.predictor.checkpoint
-        return {
-            "model_name": checkpoint.model_name,
-            "model_version": self.version,
-            "image_size": self.predictor.preprocessing.image_size,
-            "val_dice": checkpoint.metadata.get("val_dice"),
-        }
+        """Return the model's card."""
+        return card_of(self.predictor)
 
     def headers(self, tumour_fraction: float) -> dict[str, str]:
         """Return what every result says about itself."""

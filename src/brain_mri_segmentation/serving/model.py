@@ -19,6 +19,17 @@ ENVIRONMENT_VARIABLE = "KEDRO_ENV"
 """Kedro environment whose catalog is read, such as ``demo``."""
 
 
+def card_of(predictor: Predictor) -> dict[str, object]:
+    """Return a model's card: name, version, image size, validation Dice."""
+    checkpoint = predictor.checkpoint
+    return {
+        "model_name": checkpoint.model_name,
+        "model_version": checkpoint.digest,
+        "image_size": predictor.preprocessing.image_size,
+        "val_dice": checkpoint.metadata.get("val_dice"),
+    }
+
+
 def load_serving_model(project: Path) -> tuple[Predictor, str]:
     """Load the model to serve, on the device that training would use.
 

@@ -1,8 +1,11 @@
 """What the service answers."""
 
 import base64
+import io
+import zipfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
@@ -14,11 +17,13 @@ from brain_mri_segmentation import DISCLAIMER
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.imaging.dicom_seg import write_seg
 from brain_mri_segmentation.imaging.geometry import Geometry
+from brain_mri_segmentation.imaging.intensity import FLAIR
 from brain_mri_segmentation.imaging.medical import write_nifti
 from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.imaging.writers import Picture, draw, to_png, to_tiff
 from brain_mri_segmentation.inference.predictor import Prediction, Predictor
 from brain_mri_segmentation.inference.report import render_report
+from brain_mri_segmentation.serving.model import card_of
 from brain_mri_segmentation.serving.schemas import (
     NO_MODEL,
     REFUSALS,
@@ -70,6 +75,40 @@ def _to_dicom(v: Volume, p: Prediction, _: Picture | None, predictor: Predictor)
     return write_seg(p.mask, _geometry_of(v), checkpoint.model_name, checkpoint.digest)
 
 
+def _to_json(v: Volume, p: Prediction, output: Picture | None, predictor: Predictor) -> bytes:
+    slices = _describe(v, p, output)
+    said = {"missing": v.missing, "notes": v.notes, "slices": slices}
+    return bytes(JSONResponse(card_of(predictor) | p.in_sum() | said).body)
+
+
+def _to_slice_json(v: Volume, p: Prediction, output: Picture | None, predictor: Predictor) -> bytes:
+    return bytes(JSONResponse(card_of(predictor) | _describe(v, p, output)[0]).body)
+
+
+def _to_zip(v: Volume, p: Prediction, _: Picture | None, predictor: Predictor) -> bytes:
+    buffer = io.BytesIO()
+    of = "" if v.geometry else "_in_voxels"
+    with zipfile.ZipFile(buffer, "w") as archive:
+
+        def add(name: str, content: bytes) -> None:
+            packed = name.endswith((".gz", ".tif"))
+            kind = zipfile.ZIP_STORED if packed else zipfile.ZIP_DEFLATED
+            archive.writestr(zipfile.ZipInfo(name), content, kind)
+
+        add(f"image{of}.nii.gz", write_nifti(v.slices[..., FLAIR], v.geometry))
+        add(f"mask{of}.nii.gz", write_nifti((p.mask > 0).astype(np.uint8), v.geometry))
+        add(f"probability{of}.nii.gz", write_nifti(p.probability, v.geometry))
+        add("masks.tif", _to_tiff(v, p, "mask", predictor))
+        if v.geometry and v.geometry.headers:
+            try:
+                add("mask.dcm", _to_dicom(v, p, None, predictor))
+            except InputError as error:
+                v = replace(v, notes=(*v.notes, str(error)))
+        add("result.json", _to_json(v, p, None, predictor))
+        add("report.html", _to_report(v, p, None, predictor))
+    return buffer.getvalue()
+
+
 def _to_report(v: Volume, p: Prediction, _: Picture | None, predictor: Predictor) -> bytes:
     return render_report(v, p, predictor.checkpoint).encode()
 
@@ -80,10 +119,15 @@ def _geometry_of(volume: Volume) -> Geometry:
     return volume.geometry
 
 
-_ENCODERS: dict[str, _Encode] = {
+# Of what a request accepts the first is given, and the last where it accepts none of them.
+_OF_SLICE: dict[str, _Encode] = {"application/json": _to_slice_json, "image/png": _to_png}
+_OF_VOLUME: dict[str, _Encode] = {
+    "application/json": _to_json,
     "application/dicom": _to_dicom,
     "application/x-nifti": _to_nifti,
+    "application/zip": _to_zip,
     "text/html": _to_report,
+    "image/tiff": _to_tiff,
 }
 
 
@@ -93,7 +137,7 @@ _ENCODERS: dict[str, _Encode] = {
     description="A TIFF, PNG or JPEG with one slice; answers with its mask as an 8-bit PNG of the "
     f"same size, 0 and 255. With `Accept: application/json`, metrics and runs. {DISCLAIMER}",
     response_class=Response,
-    responses=REFUSALS | picture_or(SliceAnswer, "image/png"),
+    responses=REFUSALS | picture_or(SliceAnswer, *list(_OF_SLICE)[1:]),
 )
 async def segment_slice(
     request: Request,
@@ -115,9 +159,10 @@ async def segment_slice(
     "a study. Intensities are normalised over all slices. Answers with a multi-page TIFF of masks, "
     "or by `Accept` with metrics per slice and in sum (`application/json`), the mask or "
     "probability on the file's own grid (`application/x-nifti`), the mask as DICOM SEG "
-    f"(`application/dicom`), or a report (`text/html`). {DISCLAIMER}",
+    f"(`application/dicom`), a report (`text/html`), or all of them in a zip (`application/zip`). "
+    f"{DISCLAIMER}",
     response_class=Response,
-    responses=REFUSALS | picture_or(VolumeAnswer, "image/tiff", *_ENCODERS),
+    responses=REFUSALS | picture_or(VolumeAnswer, *list(_OF_VOLUME)[1:]),
 )
 async def segment_stack(
     request: Request,
@@ -165,19 +210,10 @@ async def _answer(
     with service.queue.place(volume):
         prediction = await service.queue.predict(predictor, volume, request)
         headers = service.headers(prediction.tumour_fraction)
-        if "application/json" in request.headers.get("accept", ""):
-            slices = await run_in_threadpool(_describe, volume, prediction, output)
-            said = {"missing": volume.missing, "notes": volume.notes, "slices": slices}
-            found = slices[0] if one else prediction.in_sum() | said
-            body = service.describe() | found
-            answer: Response = await run_in_threadpool(JSONResponse, body, headers=headers)
-        else:
-            accept = request.headers.get("accept", "")
-            named = () if one else (kind for kind in _ENCODERS if kind in accept)
-            kind = next(iter(named), "image/png" if one else "image/tiff")
-            encode = _ENCODERS.get(kind, _to_png if one else _to_tiff)
-            content = await run_in_threadpool(encode, volume, prediction, output, predictor)
-            answer = Response(content, media_type=kind, headers=headers)
+        encoders, accept = _OF_SLICE if one else _OF_VOLUME, request.headers.get("accept", "")
+        kind = next((kind for kind in encoders if kind in accept), list(encoders)[-1])
+        content = await run_in_threadpool(encoders[kind], volume, prediction, output, predictor)
+        answer = Response(content, media_type=kind, headers=headers)
     sending.enter_context(service.queue.hold(len(answer.body)))
     return answer
 

@@ -65,9 +65,6 @@ class SliceMetrics(Answer):
         description="Millilitres; null: the file does not say how large its voxels are.",
         examples=[1.2],
     )
-    confidence: float = Field(
-        ge=0, le=1, description="Mean probability of the class that was chosen.", examples=[0.99]
-    )
     expected_dice: float | None = Field(
         description="Dice that the model expects of its own mask; null: there is no tumour, and "
         "nothing that may be.",
