@@ -37,9 +37,7 @@ demo: install  ## run the whole project on a synthetic cohort, offline
 	@echo 'Pipeline: .venv/bin/kedro viz --env demo     Runs: make runs'
 
 test: install  ## run all tests; they must run 90 % of the lines
-	$(BIN)/pytest --numprocesses logical --dist loadfile --ignore tests/test_object_storage.py --cov
-	@# The server that stands in for S3 has threads that other tests' processes do not survive.
-	$(BIN)/pytest tests/test_object_storage.py
+	$(BIN)/pytest --numprocesses logical --dist loadfile --cov
 
 test-fast: install  ## run all but the slow tests, in under three minutes
 	$(BIN)/pytest --numprocesses logical --dist loadfile -m 'not slow'

@@ -139,6 +139,25 @@ def test_the_fastest_engine_is_openvino_and_torch_where_that_is_missing(
         create_engine(checkpoint, "openvino", "cpu")
 
 
+def test_a_process_outlives_models_that_end_in_any_order():
+    pytest.importorskip("openvino")
+    script = """
+import signal, subprocess
+from brain_mri_segmentation.inference.engines import OpenVINOEngine
+from brain_mri_segmentation.models import SHIPPED_MODEL, Checkpoint
+
+checkpoint = Checkpoint.load(SHIPPED_MODEL)
+first, second = OpenVINOEngine(checkpoint, "int8"), OpenVINOEngine(checkpoint, "int8")
+del first
+del second
+signal.signal(signal.SIGCHLD, lambda *_: print("handled"))
+subprocess.run(["true"])
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
+
+
 def test_threads_may_share_an_engine(make_checkpoint):
     pytest.importorskip("openvino")
     engine = OpenVINOEngine(make_checkpoint("unet"))

@@ -1,8 +1,9 @@
 """What runs the network: PyTorch, OpenVINO or ONNX Runtime."""
 
+from functools import cache
 from importlib.util import find_spec
 from threading import Lock
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import torch
@@ -11,6 +12,9 @@ from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.inference.conversion import ONNX_FILE, converted, to_onnx, to_openvino
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import EngineName
+
+if TYPE_CHECKING:
+    import openvino
 
 Precision = Literal["fp32", "bf16", "int8"]
 _HINTS = {"fp32": "f32", "bf16": "bf16"}  # as OpenVINO calls them
@@ -61,6 +65,19 @@ class TorchEngine:
         return (logits[:, 1].float() - logits[:, 0].float()).cpu().numpy()
 
 
+@cache
+def openvino_core() -> "openvino.Core":
+    """Return the one OpenVINO runtime of this process, which is never given back.
+
+    Each runtime sets a stack for signal handlers and frees it with its last model. When several
+    end in another order than they began, the process is left with a freed one, and the next
+    signal that Python handles, such as the end of a child process, ends it.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class OpenVINOEngine:
     """OpenVINO on the processor, with as many threads as PyTorch (``OMP_NUM_THREADS``).
 
@@ -75,7 +92,7 @@ class OpenVINOEngine:
     def __init__(self, checkpoint: Checkpoint, precision: Precision | None = None) -> None:
         import openvino
 
-        core = openvino.Core()
+        core = openvino_core()
         capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         floats: Precision = "bf16" if "BF16" in capabilities else "fp32"
         precision = precision or floats

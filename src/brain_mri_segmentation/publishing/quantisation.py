@@ -12,7 +12,7 @@ from brain_mri_segmentation.cohort.index import Slices, patient_volumes
 from brain_mri_segmentation.evaluation.metrics import OUT_OF_FOLD, Report, score_patients
 from brain_mri_segmentation.evaluation.scoring import score_masks, segment_slices
 from brain_mri_segmentation.inference.conversion import to_openvino
-from brain_mri_segmentation.inference.engines import OpenVINOEngine
+from brain_mri_segmentation.inference.engines import OpenVINOEngine, openvino_core
 from brain_mri_segmentation.inference.predictor import Predictor
 from brain_mri_segmentation.models import Checkpoint
 
@@ -38,7 +38,7 @@ def quantise(checkpoint: Checkpoint, images: Slices) -> Checkpoint:
         path = Path(folder, "model.xml")
         to_openvino(checkpoint, path)
         model = nncf.quantize(
-            openvino.Core().read_model(path),
+            openvino_core().read_model(path),
             nncf.Dataset(samples),
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(samples),
