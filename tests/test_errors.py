@@ -3,6 +3,7 @@ import sys
 
 import pytest
 from kedro.io import DatasetError
+from kedro_datasets.json import JSONDataset
 from kedro_datasets.pandas import CSVDataset
 from kedro_datasets.partitions import PartitionedDataset
 
@@ -68,11 +69,13 @@ def test_what_an_object_storage_refuses_is_told_with_the_dataset():
     assert storage_error(as_kedro_wraps(exceptions.NoCredentialsError())) is not None
 
 
-def test_a_folder_without_reports_and_a_file_that_is_no_table_are_told(tmp_path):
+def test_a_folder_without_reports_and_a_file_that_is_cut_are_told(tmp_path):
     (tmp_path / "split.csv").write_bytes(b"")
+    (tmp_path / "metrics.json").write_text('{"dice": 0.')
     for dataset in (
         PartitionedDataset(path=str(tmp_path / "none"), dataset="json.JSONDataset"),
         CSVDataset(filepath=str(tmp_path / "split.csv")),
+        JSONDataset(filepath=str(tmp_path / "metrics.json")),
     ):
         with pytest.raises(DatasetError) as caught:
             dataset.load()

@@ -1,6 +1,7 @@
 """Three folds of a small cohort, on a catalog in memory."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
@@ -9,7 +10,7 @@ from brain_mri_segmentation.cohort.index import SPLITS
 from brain_mri_segmentation.cohort.statistics import measure_slices
 from brain_mri_segmentation.datasets import SliceFolderDataset
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.evaluation.metrics import dice
+from brain_mri_segmentation.evaluation.metrics import dice, report
 from brain_mri_segmentation.parameters import check_parameters
 from brain_mri_segmentation.pipelines import FOLDS, cross_validation, final
 from brain_mri_segmentation.pipelines.cross_validation.nodes import join_folds, select_folds
@@ -105,6 +106,26 @@ def test_scores_of_another_assignment_are_refused(catalog):
     scores = [catalog.load(f"fold_{n}.slice_scores") for n in (1, 2, 3)]
     with pytest.raises(InputError, match="do not hold every patient once"):
         join_folds(catalog.load("fold_assignment"), a=scores[0], b=scores[1], c=scores[1])
+
+
+def test_a_table_that_is_cut_is_refused(catalog, tmp_path):
+    folds = {f"fold_{n}": catalog.load(f"fold_{n}.slice_scores") for n in (1, 2, 3)}
+    folds["fold_2"].to_csv(tmp_path / "whole.csv", index=False)
+    whole = (tmp_path / "whole.csv").read_text()
+    rows = whole.splitlines(keepends=True)
+    in_a_row, in_the_head = "".join(rows[:-1]) + rows[-1][:50], rows[0][:20]
+    assert rows[-1][:50].count(",") < rows[0].count(",")
+    for cut, named in ((in_a_row, ""), (in_the_head, r"without \[.*'true_negative'")):
+        (tmp_path / "cut.csv").write_text(cut)
+        cut_folds = folds | {"fold_2": pd.read_csv(tmp_path / "cut.csv")}
+        with pytest.raises(InputError, match=f"fold_2 are no whole table of counts.*{named}"):
+            join_folds(catalog.load("fold_assignment"), **cut_folds)
+
+
+def test_a_table_that_lacks_a_row_is_refused(catalog):
+    whole = catalog.load("out_of_fold.slice_scores")
+    with pytest.raises(InputError, match=f"1 slice.*{whole['slice'].iloc[-1]}, are scored in one"):
+        report("unet", "out_of_fold", whole, whole[:-1], 10, 0)
 
 
 def test_a_patient_that_came_later_is_refused(catalog):

@@ -1,10 +1,18 @@
+import json
 import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
+import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from kedro.io import DatasetError
+from kedro_datasets.json import JSONDataset
 
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.runtime.files import Folder
+from brain_mri_segmentation.runtime.files import Folder, write_whole_files
 
 
 @pytest.fixture(params=["disk", "object storage"])
@@ -72,3 +80,57 @@ def test_a_name_that_is_no_text_is_refused(tmp_path):
         Folder.at(str(tmp_path)).files()
     (tmp_path / os.fsdecode(b"patient_\xff.png")).rename(tmp_path / "patient_ä\n.png")
     assert list(Folder.at(str(tmp_path)).files()) == ["patient_ä\n.png"]
+
+
+def test_a_table_of_a_killed_run_is_the_one_before_or_none(tmp_path):
+    code = """
+import os, signal, sys
+import pandas as pd
+from kedro_datasets.pandas import CSVDataset
+from brain_mri_segmentation.runtime import startup
+
+class Killer:
+    def __str__(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+startup.prepare()
+table = pd.DataFrame({"patient": ["0" * 100] * 10_000 + [Killer()]})
+CSVDataset(filepath=sys.argv[1], save_args={"chunksize": 100}).save(table)
+"""
+    (tmp_path / "before.csv").write_text("patient\n1\n")
+    for name in ("before.csv", "new.csv"):
+        command = [sys.executable, "-c", code, name]
+        assert subprocess.run(command, cwd=tmp_path, timeout=60).returncode == -signal.SIGKILL
+    assert [path.name for path in tmp_path.glob("[!.]*")] == ["before.csv"]
+    assert (tmp_path / "before.csv").read_text() == "patient\n1\n"
+
+
+@pytest.fixture
+def whole_files():
+    before = {name: fsspec.get_filesystem_class(name) for name in ("file", "local")}
+    write_whole_files()
+    yield
+    for name, filesystem in before.items():
+        fsspec.register_implementation(name, filesystem, clobber=True)
+
+
+@pytest.mark.usefixtures("whole_files")
+def test_a_dataset_that_cannot_be_written_to_its_end_is_not_written(tmp_path):
+    dataset = JSONDataset(filepath=str(tmp_path / "a.json"), save_args={"allow_nan": False})
+    dataset.save({"dice": 0.5})
+    with pytest.raises(DatasetError, match="not JSON compliant"):
+        dataset.save({"dice": [0.1] * 10_000 + [float("nan")]})
+    assert dataset.load() == {"dice": 0.5}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.usefixtures("whole_files")
+def test_what_is_no_file_is_written_as_it_is_and_links_stay(tmp_path):
+    files = fsspec.filesystem("file")
+    (tmp_path / "link").symlink_to(tmp_path / "there.json")
+    files.pipe_file(str(tmp_path / "link"), b"1")
+    assert (tmp_path / "link").is_symlink()
+    assert json.loads((tmp_path / "there.json").read_bytes()) == 1
+    with files.open("/dev/null", "w") as file:
+        file.write("nothing")
+    assert not Path("/dev/null").is_file()

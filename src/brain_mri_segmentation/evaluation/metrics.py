@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.imaging.naming import site_of
 
 Report = Mapping[str, Any]
@@ -185,7 +186,15 @@ def report(
     Returns:
         ``model``, ``split``, ``patients``, ``slices``, the metrics of ``summarise`` and their
         ``intervals_95``; under ``single_slices`` the metrics and intervals of the other mode.
+
+    Raises:
+        InputError: The two modes are of other slices.
     """
+    if other := set(slice_scores["slice"]) ^ set(single_slice_scores["slice"]):
+        raise InputError(
+            f"{len(other)} slice(s), such as {min(other)}, are scored in one mode alone: a table "
+            "is cut or of another split. Run the pipeline again without --only-missing-outputs."
+        )
     return {
         "model": model,
         "split": split,

@@ -1,15 +1,16 @@
 """Files on a local disk or on object storage, read when asked for and written in one piece."""
 
 import os
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from fsspec import AbstractFileSystem, url_to_fs
-from fsspec.implementations.local import LocalFileSystem
+from fsspec import AbstractFileSystem, register_implementation, url_to_fs
+from fsspec.implementations.local import LocalFileOpener, LocalFileSystem
 
 from brain_mri_segmentation.errors import InputError
 
@@ -147,3 +148,47 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def write_whole_files() -> None:
+    """Let everything that fsspec writes on the local disk, Kedro's datasets too, appear whole.
+
+    Else a killed run would leave half a table, which ``kedro run --only-missing-outputs`` takes for
+    a whole one. Objects on object storage do so by themselves.
+    """
+    for protocol in LocalFileSystem.protocol:
+        register_implementation(protocol, _WholeFiles, clobber=True)
+
+
+class _WholeFiles(LocalFileSystem):  # type: ignore[misc]  # fsspec has no types
+    def _open(
+        self, path: str, mode: str = "rb", block_size: int | None = None, **kwargs: Any
+    ) -> LocalFileOpener:
+        place = Path(self._strip_protocol(path)).resolve()  # what a link leads to
+        if "w" not in mode or (place.exists() and not place.is_file()):  # such as /dev/null
+            return super()._open(path, mode, block_size, **kwargs)
+        if self.auto_mkdir:
+            place.parent.mkdir(parents=True, exist_ok=True)
+        return _WholeFile(place, mode, fs=self, **kwargs)
+
+
+class _WholeFile(LocalFileOpener):  # type: ignore[misc]
+    """Is written beside its place, and takes it when it is closed without an error."""
+
+    def __init__(self, place: Path, mode: str, **kwargs: Any) -> None:
+        self._place, self._error = place, sys.exc_info()[1]
+        super().__init__(str(place.with_name(f".{place.name}.{os.getpid()}.part")), mode, **kwargs)
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        try:
+            super().close()
+            # As text it is closed by a wrapper, which does not hand on why.
+            if sys.exc_info()[1] is self._error:
+                Path(self.path).replace(self._place)
+        finally:
+            Path(self.path).unlink(missing_ok=True)
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

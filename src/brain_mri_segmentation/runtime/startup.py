@@ -1,4 +1,4 @@
-"""What is set before anything runs: how the command line speaks, and how memory is held."""
+"""What is set before anything runs: how the command line speaks, how memory and files are held."""
 
 import logging
 import os
@@ -8,6 +8,7 @@ from functools import cache
 from typing import TextIO
 
 from brain_mri_segmentation.errors import InputError, show_input_errors_without_traceback
+from brain_mri_segmentation.runtime.files import write_whole_files
 from brain_mri_segmentation.runtime.memory import keep_freed_memory
 from brain_mri_segmentation.runtime.processes import Processes
 
@@ -35,8 +36,9 @@ _NOT_FOR_USERS = (
 
 @cache  # both Kedro's command line (entry point kedro.init) and settings.py ask for it
 def prepare() -> None:
-    """Silence notes that are not for users, show input errors without a traceback, keep memory."""
+    """Say what is for users and nothing else, keep freed memory, write whole files."""
     keep_freed_memory()
+    write_whole_files()
     # A filter would not do: libraries put filters of their own in front of it.
     show = warnings.showwarning
 
@@ -67,7 +69,7 @@ def storage_error(error: BaseException) -> InputError | None:
     cause: BaseException | None = error
     while wrapped and cause is not None:
         # OSError: also a disk that is full; botocore: no credentials, no such server.
-        told = type(cause).__module__ in ("botocore.exceptions", "pandas.errors")
+        told = type(cause).__module__ in ("botocore.exceptions", "pandas.errors", "json.decoder")
         if told or isinstance(cause, OSError) or str(cause).startswith("No partitions found"):
             return InputError(
                 f"{error}\nCheck the path, and for object storage the credentials "

@@ -56,6 +56,14 @@ def join_folds(
     fold_assignment: pd.DataFrame, **slice_scores: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Put the scores of all folds together: every patient by the model that never saw it."""
+    for name, scores in slice_scores.items():
+        missing = {"patient", "slice", *metrics.COUNTS} - set(scores)
+        if missing or scores[metrics.COUNTS].isna().any(axis=None):
+            raise InputError(
+                f"The scores of the slices of {name} are no whole table of counts"
+                f"{f', without {sorted(missing)}' if missing else ''}. Remove its "
+                "slice_scores.csv and run the cross-validation with --only-missing-outputs."
+            )
     joined = pd.concat(slice_scores.values(), ignore_index=True)
     if joined["slice"].duplicated().any() or set(joined["patient"]) != set(
         fold_assignment["patient"]
@@ -79,14 +87,9 @@ def summarise_folds(
     **single_slice_scores: pd.DataFrame,
 ) -> tuple[metrics.Report, dict[str, dict[str, float]]]:
     """Reduce the scores to one value of each metric over all patients, and Dice by fold."""
-    report = metrics.report(
-        model,
-        OUT_OF_FOLD,
-        slice_scores,
-        pd.concat(single_slice_scores.values(), ignore_index=True),
-        parameters.bootstrap_samples,
-        seed,
-    )
+    single = pd.concat(single_slice_scores.values(), ignore_index=True)
+    samples = parameters.bootstrap_samples
+    report = metrics.report(model, OUT_OF_FOLD, slice_scores, single, samples, seed)
     by_fold = patient_scores.groupby("fold")["dice"].mean()
     report |= {
         "dice_by_fold": {str(fold): float(dice) for fold, dice in by_fold.items()},
