@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from brain_mri_segmentation.command import app
 from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.inference.predictor import load_model
-from brain_mri_segmentation.models import SHIPPED_MODEL
+from brain_mri_segmentation.models import SHIPPED_MODEL, Checkpoint
 
 SLICES = np.random.default_rng(0).integers(0, 256, (3, 40, 50, 3), dtype=np.uint8)
 FOUR_MM = axial_affine((64, 64, 4), (4.0, 4.0, 4.0))
@@ -70,6 +70,18 @@ def test_three_sequences_become_a_mask_on_the_grid_of_flair(model_path, tmp_path
     again = run("segment", *named, "-o", out, "--model", model_path).stdout
     assert "1 volume(s) were done before" in again
     assert "stands in for post-contrast" in again
+
+
+def test_the_table_of_volumes_has_the_interval_that_the_model_knows(model_path, tmp_path):
+    checkpoint = Checkpoint.load(model_path)
+    checkpoint.preprocessing["volume_interval"] = (0.5, 3)
+    checkpoint.save(tmp_path / "model.ckpt")
+    run("segment", head(tmp_path), "-o", tmp_path / "out", "--model", tmp_path / "model.ckpt")
+    volumes = pd.read_csv(tmp_path / "out/volumes.csv")
+    millilitres, low, high = volumes[["tumour_ml", "tumour_ml_low", "tumour_ml_high"]].iloc[0]
+    assert millilitres > 0
+    assert (low, high) == pytest.approx((millilitres / 2, millilitres * 3), abs=0.02)
+    assert 0 < volumes["expected_dice"][0] <= 1
 
 
 def test_a_head_needs_flair_and_is_named_in_one_way(stack, tmp_path):

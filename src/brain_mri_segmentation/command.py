@@ -150,7 +150,7 @@ def segment(
         _fail(error, code=1)
     shown = Table(title=f"{output}: {len(table)} volume(s)", caption=DISCLAIMER)
     shown.add_column("volume", overflow="fold")
-    texts = ["review", "notes"]
+    texts = ["review", "notes", "tumour_ml_low", "tumour_ml_high", "expected_dice"]
     counts = table.drop(columns=["volume", *texts])
     for column in counts.columns:
         shown.add_column(column.replace("_", " "), justify="right")

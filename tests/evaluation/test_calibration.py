@@ -11,6 +11,7 @@ from brain_mri_segmentation.evaluation.calibration import (
     expected_calibration_error,
     fit_review,
     fit_temperature,
+    fit_volume_interval,
     measure,
     reliability,
 )
@@ -83,6 +84,38 @@ def test_without_a_bad_slice_the_threshold_stays():
     review = fit_review(np.array([0.9, 0.3]), np.array([0.9, np.nan]), otherwise=0.5)
     assert review == {
         "threshold": 0.5, "precision": None, "recall": None, "flagged": 0.5, "bad": 0
+    }  # fmt: skip
+
+
+def patients(true_pixels, folds):
+    """Patients of whom 20 pixels were predicted each."""
+    return pd.DataFrame({"fold": folds, "true_pixels": true_pixels, "predicted_pixels": 20})
+
+
+def test_the_interval_of_a_volume_leaves_one_patient_of_twenty_out_on_either_side():
+    pixels = np.arange(1, 40)  # 0.05 to 1.95 of 20: of 39 patients, the second from either end
+    fitted = fit_volume_interval(patients(pixels, folds=1))
+    assert fitted["factors"] == (0.1, 1.9)
+    assert fitted["patients"] == 39
+    assert fitted["covered"] is fitted["width"] is None  # nobody was left out
+    assert fit_volume_interval(patients(pixels[:19], 1))["factors"] == (0.05, 0.95)
+    assert fit_volume_interval(patients(pixels[:18], 1))["factors"] is None
+
+
+def test_coverage_is_that_of_the_other_folds_interval():
+    # Of the 19 of either fold the interval is from the least to the largest: 1 to 1.9, 1.3 to 3.1.
+    pixels = [*range(20, 39), *range(26, 63, 2)]
+    fitted = fit_volume_interval(patients(pixels, [1] * 19 + [2] * 19))
+    # In the other's lie 26, 27 ... 38 of the first, and 26, 28 ... 38 of the second.
+    assert fitted["covered"] == pytest.approx((13 + 7) / 38)
+    assert fitted["width"] == pytest.approx((0.9 + 1.8) / 2)
+
+
+def test_where_nothing_was_predicted_there_is_no_interval_to_fit():
+    table = patients(range(19), 1)
+    table.loc[0, "predicted_pixels"] = 0
+    assert fit_volume_interval(table) == {
+        "factors": None, "patients": 18, "covered": None, "width": None
     }  # fmt: skip
 
 
@@ -163,6 +196,20 @@ def test_another_threshold_is_one_of_calibrated_probabilities(checkpoint, synthe
     calibrated, report = calibration.calibrate(checkpoint, data.images, data.masks)
     assert report["temperature"] != 1
     assert_is_the_dice_of(calibrated, data)
+
+
+def test_the_interval_of_many_patients_goes_with_the_model(checkpoint, synthetic_slices):
+    data = synthetic_slices(patients=20, slices=2)
+    folds = [(checkpoint, data.images, data.masks)]
+    report = calibration.calibrate_folds(folds)
+    low, high = report["volume_interval"]["factors"]
+    calibrated = calibration.with_calibration(checkpoint, report)
+    found = [(prediction, truth) for prediction, truth in masks_of(calibrated, data)]
+    ratios = [truth.sum() / prediction.tumour_pixels.sum() for prediction, truth in found]
+    assert (min(ratios), max(ratios)) == pytest.approx((low, high))
+    assert all(prediction.volume_interval == (low, high) for prediction, _ in found)
+    dices = [row["expected_dice"] for row in report["patients"]]
+    assert [p.volume_expected_dice for p, _ in found] == pytest.approx(dices)
 
 
 def test_the_network_runs_once(checkpoint, synthetic_slices, monkeypatch):

@@ -29,6 +29,7 @@ FLAIR = phantom(6, 64)[0].transpose(2, 1, 0, 3)[..., 1]
 AFFINE = axial_affine(FLAIR.shape, (3.6, 3.6, 4.0), OBLIQUE)
 BRIGHT = 1800  # what the tests take for tumour, so that the source itself tells where it is
 MODEL = ("unet_efficientnet", "55a61874bfff40d8")
+SAID = "321 voxels, 2.50 ml, 1.55 to 4.07 ml with 90 %, expected Dice 0.87, 0 slices to review"
 SOURCES = {
     "axial": lambda: dicom_series(FLAIR, AFFINE, study()),
     "sagittal": lambda: dicom_series(*turned(FLAIR, AFFINE, (1, 2, 0), (1, -1, 1)), study()),
@@ -43,7 +44,12 @@ def source(request):
     volume = read_volume(files)
     # The multi-frame source has an intercept of -3.
     mask = np.where(volume.slices[..., 1] > BRIGHT - 3 * (len(files) == 1), 255, 0)
-    return files, volume, write_seg(mask.astype(np.uint8), volume.geometry, *MODEL)
+    return files, volume, write_seg(mask.astype(np.uint8), volume.geometry, *MODEL, SAID)
+
+
+def test_the_segment_says_how_large_it_is(source):
+    (segment,) = pydicom.dcmread(io.BytesIO(source[2])).SegmentSequence
+    assert segment.SegmentDescription == SAID
 
 
 def test_dciodvfy_finds_no_error(source, tmp_path):

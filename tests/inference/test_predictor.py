@@ -1,4 +1,5 @@
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,39 @@ def test_metrics_are_those_of_the_masks_by_slice_and_in_sum(checkpoint):
     assert total["tumour_pixels"] == sum(pixels)
     assert total["slices_with_tumour"] == np.count_nonzero(pixels)
     assert total["slices_to_review"] == sum(one["review"] is not None for one in slices) > 0
+
+
+@pytest.fixture
+def known(checkpoint):
+    """What a model that knows the interval of its volumes finds in voxels of 2 ml."""
+    checkpoint.preprocessing["volume_interval"] = (0.5, 3.0)
+    found = Predictor(checkpoint).predict(random_volume(3, 40, 50))
+    return replace(found, voxel_ml=2.0)
+
+
+def test_the_interval_is_of_the_volume_in_millilitres(known):
+    total, millilitres = known.in_sum(), 2 * int(known.tumour_pixels.sum())
+    assert total["tumour_ml"] == millilitres > 0
+    assert (total["tumour_ml_low"], total["tumour_ml_high"]) == (millilitres / 2, millilitres * 3)
+    said = f"{millilitres:.2f} ml, {millilitres / 2:.2f} to {millilitres * 3:.2f} ml with 90 %"
+    assert said in known.describe()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"voxel_ml": None},
+        {"volume_interval": None},
+        {"tumour_pixels": np.zeros(3, np.int64)},
+        {"mask": np.zeros((1, 40, 50), np.uint8)},
+    ],
+    ids=["no spacing", "an older model", "no tumour", "a single slice"],
+)
+def test_there_is_no_interval_without(known, change):
+    changed = replace(known, **change)
+    assert changed.tumour_ml_interval is None
+    assert changed.in_sum()["tumour_ml_low"] is changed.in_sum()["tumour_ml_high"] is None
+    assert " to " not in changed.describe().partition(" slices")[0]
 
 
 def test_the_batch_size_does_not_change_the_masks(checkpoint):

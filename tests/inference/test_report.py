@@ -119,6 +119,16 @@ def test_millilitres_bars_and_what_is_missing():
     assert pictures(page)[5][0].size == (192, 384)  # as the head is
 
 
+def test_the_interval_and_the_expected_dice_of_the_volume():
+    scan = volume(geometry=Geometry(np.diag([-1.0, -2, 4, 1]), (64, 64, 8)))
+    found = prediction(RADII, voxel_ml=0.008)
+    assert "90 %" not in Page(render_report(scan, found, CHECKPOINT)).text
+    found = replace(found, volume_interval=(0.5, 4.0), volume_expected_dice=0.876)
+    page = Page(render_report(scan, found, CHECKPOINT))
+    low, high = found.tumour_ml / 2, found.tumour_ml * 4
+    assert f"With 90 % between {low:.2f} and {high:.1f} ml Expected Dice 0.88" in page.text
+
+
 def test_pixels_where_nothing_says_how_large_they_are():
     page = Page(render_report(volume(), prediction(RADII), CHECKPOINT))
     assert f"Tumour {prediction(RADII).tumour_pixels.sum()} pixels" in page.text

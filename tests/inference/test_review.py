@@ -18,7 +18,8 @@ def test_the_expected_dice_weighs_what_hangs_together_with_the_mask():
     probabilities[1, 2:4, 2:4] = 0.4  # touches the mask in the slice before
     probabilities[2, 10:13, 10:13] = 0.9  # a region that was dropped
     kept = np.where(np.arange(4)[:, None, None] == 2, 0, probabilities)
-    expected = expected_dice(probabilities, kept, 0.5)
+    expected, of_volume = expected_dice(probabilities, kept, 0.5)
+    assert of_volume == pytest.approx(2 * 3.6 / (3.6 + 1.6 + 1.6 + 4))
     assert expected[0] == pytest.approx(2 * 3.6 / (3.6 + 1.6 + 4))
     assert expected[1] == 0
     assert np.isnan(expected[2:]).all()
@@ -28,7 +29,8 @@ def test_the_expected_dice_weighs_what_hangs_together_with_the_mask():
 def test_without_a_mask_the_model_doubts_itself_where_enough_may_be_tumour(pixels, expected):
     probabilities = np.zeros((1, 16, 16), np.float32)
     probabilities[0].flat[:pixels] = 0.4
-    np.testing.assert_equal(expected_dice(probabilities, probabilities, 0.5), [expected])
+    of_slices, of_volume = expected_dice(probabilities, probabilities, 0.5)
+    np.testing.assert_equal([*of_slices, of_volume], [expected, expected])
 
 
 def test_an_uncertain_mask_is_to_be_reviewed_and_a_certain_one_is_not(phantom_folder, parameters):

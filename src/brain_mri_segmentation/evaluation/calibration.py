@@ -1,8 +1,8 @@
 """How well a model's probabilities are calibrated, and which slices it should doubt.
 
 Measured on validation: a temperature for the logits (Guo et al. 2017), the expected calibration
-error before and after, the expected Dice below which a slice goes to review, and what other
-thresholds and component ratios would give.
+error before and after, the expected Dice below which a slice goes to review, an interval of the
+tumour's volume, and what other thresholds and component ratios would give.
 Nearly all pixels of a slice are certainly healthy and would hide every error, so calibration is
 measured near tumour, true or predicted.
 """
@@ -34,6 +34,7 @@ NEIGHBOURHOOD = 10
 """Pixels around tumour, true or predicted, in which calibration is measured."""
 BAD_DICE = 0.6
 """A slice or a patient with a lower Dice is one that review should catch."""
+_TAIL = 20  # of so many patients one is larger than the interval of its volume, and one smaller
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 """Thresholds that are tried beside the model's own, with its component ratio."""
@@ -57,12 +58,14 @@ class Case:
         logits: (N, S, S) float32, log(p / (1 - p)) before the temperature.
         truth: (N, S, S) bool, whether a pixel is tumour.
         agreement: Of the masks of the volume and of its mirror image; NaN where it is not known.
+        fold: Of the cross-validation, in which it was not trained on.
     """
 
     patient: str
     logits: np.ndarray
     truth: np.ndarray
     agreement: float = float("nan")
+    fold: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,13 +75,14 @@ class Measurement:
     Attributes:
         expected: (slices,) Dice that it expects of each slice; NaN where nothing may be tumour.
         found: (slices,) Dice that it has; NaN without tumour in mask and truth.
-        patient_dice: (patients,) Dice of each, in the order of the cases.
+        patients: One row a case: patient, fold, true_pixels, predicted_pixels, dice, expected_dice
+            and agreement.
         choices: One row a slice and choice: threshold, min_component_ratio, patient, ``COUNTS``.
     """
 
     expected: np.ndarray
     found: np.ndarray
-    patient_dice: np.ndarray
+    patients: pd.DataFrame
     choices: pd.DataFrame
 
 
@@ -105,7 +109,8 @@ def calibrate(
         (``val_dice`` of the metadata); and a report: ``dice``, that mean; ``temperature``;
         ``reliability``, tables as of ``reliability``, and ``expected_calibration_error``, each
         ``before`` and ``after``; of ``review`` (slices) and ``review_of_volumes`` the threshold,
-        precision, recall and share of what is flagged (``fit_review``); and under
+        precision, recall and share of what is flagged (``fit_review``); ``volume_interval``
+        (``fit_volume_interval``); ``patients``, the values of each (``Measurement``); and under
         ``postprocessing`` the scores of each threshold and component ratio that was tried. These
         are for a person to choose by: the model keeps its own.
     """
@@ -133,18 +138,19 @@ def calibrate_folds(
         The report of ``calibrate``.
     """
     cases: list[Case] = []
-    for checkpoint, images, masks in folds:
+    for fold, (checkpoint, images, masks) in enumerate(folds, start=1):
         predictor = Predictor(checkpoint, device, engine)
-        cases += _run_all(predictor, images, masks, batch_size)
+        cases += _run_all(predictor, images, masks, batch_size, fold)
     return _fit(cases, predictor.preprocessing)
 
 
 def with_calibration(checkpoint: Checkpoint, report: Report) -> Checkpoint:
-    """Return a model with the temperature and the review threshold of a report."""
+    """Return a model with temperature, thresholds of review and interval of a report."""
     fitted = {
         "temperature": report["temperature"],
         "review_uncertainty": report["review"]["threshold"],
         "review_agreement": 1 - report["review_of_volumes"]["threshold"],
+        "volume_interval": report["volume_interval"]["factors"],
     }
     return dataclasses.replace(checkpoint, preprocessing=checkpoint.preprocessing | fitted)
 
@@ -157,8 +163,8 @@ def _fit(cases: Sequence[Case], rules: PreprocessingParameters) -> Report:
     # A temperature moves all thresholds but 0.5, so these are tried on calibrated probabilities.
     measured = measure(cases, rules.model_copy(update={"temperature": temperature}))
     review = fit_review(measured.expected, measured.found, rules.review_uncertainty)
-    agreement = np.array([case.agreement for case in cases])
-    review_of_volumes = fit_review(agreement, measured.patient_dice, 1 - rules.review_agreement)
+    agreement, patient_dice = (measured.patients[n].to_numpy() for n in ("agreement", "dice"))
+    review_of_volumes = fit_review(agreement, patient_dice, 1 - rules.review_agreement)
     choices = _compare_choices(measured.choices)
     own = (rules.threshold, rules.min_component_ratio)
     return {
@@ -173,8 +179,12 @@ def _fit(cases: Sequence[Case], rules: PreprocessingParameters) -> Report:
         },
         "review": review,
         "review_of_volumes": review_of_volumes,
+        "volume_interval": fit_volume_interval(measured.patients),
         "postprocessing": choices,
         "reliability": {when: table.to_dict("list") for when, table in tables.items()},
+        "patients": measured.patients.astype(object)
+        .where(measured.patients.notna(), None)
+        .to_dict("records"),
     }
 
 
@@ -183,19 +193,24 @@ def _run_all(
     images: Mapping[str, SliceReader],
     masks: Mapping[str, SliceReader],
     batch_size: int,
+    fold: int = 1,
 ) -> list[Case]:
-    return [_run(predictor, volume, masks, batch_size) for volume in patient_volumes(images)]
+    return [_run(predictor, volume, masks, batch_size, fold) for volume in patient_volumes(images)]
 
 
 def _run(
-    predictor: Predictor, volume: Volume, masks: Mapping[str, SliceReader], batch_size: int
+    predictor: Predictor,
+    volume: Volume,
+    masks: Mapping[str, SliceReader],
+    batch_size: int,
+    fold: int,
 ) -> Case:
     logits = np.concatenate(
         [predictor.logits(batch) for batch in predictor.inputs(volume, batch_size)]
     )
     size = predictor.preprocessing.image_size
     truth = np.stack([resize_mask(masks[name](), size, size) > 0 for name in volume.names])
-    return Case(volume.name, logits.mean(axis=1), truth, predictor.agreement(logits))
+    return Case(volume.name, logits.mean(axis=1), truth, predictor.agreement(logits), fold)
 
 
 def count_near_tumour(cases: Sequence[Case], rules: PreprocessingParameters) -> np.ndarray:
@@ -225,7 +240,7 @@ def measure(cases: Sequence[Case], rules: PreprocessingParameters) -> Measuremen
     own = (rules.threshold, rules.min_component_ratio)
     tried = {own, *((threshold, own[1]) for threshold in THRESHOLDS)}
     tried |= {(own[0], ratio) for ratio in COMPONENT_RATIOS}
-    expected, found, patient_dice, choices = [], [], [], []
+    expected, found, patients, choices = [], [], [], []
     for case in cases:
         probability = probability_of(case.logits, rules.temperature)
         for threshold, ratio in sorted(tried):
@@ -237,14 +252,23 @@ def measure(cases: Sequence[Case], rules: PreprocessingParameters) -> Measuremen
                 )
             )
             if (threshold, ratio) == own:
-                expected.append(expected_dice(probability, kept, threshold))
+                of_slices, of_volume = expected_dice(probability, kept, threshold)
+                expected.append(of_slices)
                 found.append(dice(counts))
-                patient_dice.append(dice(counts.sum(axis=0)))
+                total = counts.sum(axis=0)
+                patients.append(
+                    {
+                        "patient": case.patient,
+                        "fold": case.fold,
+                        "true_pixels": int(total[0] + total[2]),
+                        "predicted_pixels": int(total[0] + total[1]),
+                        "dice": float(dice(total)),
+                        "expected_dice": of_volume,
+                        "agreement": case.agreement,
+                    }
+                )
     return Measurement(
-        np.concatenate(expected),
-        np.concatenate(found),
-        np.array(patient_dice),
-        pd.concat(choices),
+        np.concatenate(expected), np.concatenate(found), pd.DataFrame(patients), pd.concat(choices)
     )
 
 
@@ -353,3 +377,45 @@ def fit_review(expected: np.ndarray, found: np.ndarray, otherwise: float) -> Rep
         "flagged": float(flags[best].mean()),
         "bad": int(bad.sum()),
     }
+
+
+def fit_volume_interval(patients: pd.DataFrame) -> Report:
+    """Find between which multiples of the predicted volume 90 % of the true volumes lie.
+
+    Split conformal prediction with each end by itself (Vovk, Gammerman and Shafer 2005; Romano,
+    Patterson and Candès 2019, theorem 2) on the ratio of true to predicted pixels: of n patients it
+    takes the k-th smallest and the k-th largest, k = (n + 1) / 20 rounded down. Of patients like
+    these, whatever the distribution, the true volume lies between them with at least 90 %.
+
+    Args:
+        patients: One row a patient: fold, true_pixels, predicted_pixels.
+
+    Returns:
+        ``factors``, the two multiples, None with fewer than 19 ``patients`` of which something was
+        predicted; and with the factors of all other folds for each fold, the share of patients
+        whose volume they ``covered``, and the mean ``width``, as a multiple of the predicted
+        volume. Both are None with one fold, or with too few patients in the others.
+    """
+    found = patients[patients["predicted_pixels"] > 0]
+    ratio, fold = (found["true_pixels"] / found["predicted_pixels"]).to_numpy(), found["fold"]
+    covered, width = [], []
+    for one in fold.unique():
+        if factors := _conformal(ratio[fold != one]):
+            low, high = factors
+            covered += [low <= value <= high for value in ratio[fold == one]]
+            width += [high - low] * int((fold == one).sum())
+    measured = len(covered) == len(ratio) > 0
+    return {
+        "factors": _conformal(ratio),
+        "patients": len(ratio),
+        "covered": float(np.mean(covered)) if measured else None,
+        "width": float(np.mean(width)) if measured else None,
+    }
+
+
+def _conformal(ratio: np.ndarray) -> tuple[float, float] | None:
+    count = (len(ratio) + 1) // _TAIL
+    if not count:
+        return None
+    ordered = np.sort(ratio)
+    return float(ordered[count - 1]), float(ordered[-count])

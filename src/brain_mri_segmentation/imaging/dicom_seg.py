@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _NAME = "brain-mri-segmentation"
+_LONGEST_DESCRIPTION = 1024  # characters of a short text (ST)
 _MUST_BE_KNOWN = ("StudyInstanceUID", "FrameOfReferenceUID")
 _MAY_BE_EMPTY = (  # but must be there, which anonymisers do not heed
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "ReferringPhysicianName"),
@@ -23,7 +24,9 @@ _MAY_BE_EMPTY = (  # but must be there, which anonymisers do not heed
 )
 
 
-def write_seg(mask: np.ndarray, geometry: Geometry, model: str, digest: str) -> bytes:
+def write_seg(
+    mask: np.ndarray, geometry: Geometry, model: str, digest: str, description: str = ""
+) -> bytes:
     """Encode the mask of a DICOM series as DICOM SEG.
 
     Patient and study are those of the source, and each frame refers to its slice. The UIDs follow
@@ -34,6 +37,7 @@ def write_seg(mask: np.ndarray, geometry: Geometry, model: str, digest: str) -> 
         geometry: Of the volume, with its headers.
         model: Name of the architecture.
         digest: Of the model.
+        description: Of the segment, such as its volume in millilitres; in ASCII.
 
     Raises:
         InputError: The source is no DICOM series, or its headers lack what a segmentation needs;
@@ -66,6 +70,8 @@ def write_seg(mask: np.ndarray, geometry: Geometry, model: str, digest: str) -> 
         anatomic_regions=[codes.SCT.Brain],
         display_color=hd.color.CIELabColor.from_string(ORANGE),
     )
+    if description:
+        segment.SegmentDescription = description[:_LONGEST_DESCRIPTION]
     try:
         headers = [_completed(header) for header in geometry.headers]
         seg = hd.seg.Segmentation(

@@ -9,7 +9,7 @@ version are the same and leaves it as it is.
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,8 @@ COLUMNS = [
     "problem",
 ]
 
+_SUMS = ["tumour_ml_low", "tumour_ml_high", "expected_dice"]
+
 Row = dict[str, object]
 Record = dict[str, Any]
 
@@ -51,6 +53,7 @@ class Outcome:
         done_before: Whether an earlier run had segmented it.
         review: Why a person should look at the whole volume; empty when nothing speaks for it.
         notes: Of the volume, what whoever reads the result must know (``Volume.notes``).
+        sums: Metrics of the volume by name (``Prediction.in_sum``).
     """
 
     rows: list[Row]
@@ -58,6 +61,7 @@ class Outcome:
     done_before: bool = False
     review: str = ""
     notes: tuple[str, ...] = ()
+    sums: Mapping[str, float | None] = field(default_factory=dict)
 
 
 def segment_volumes(
@@ -127,6 +131,7 @@ def segment_volume(
         done_before=done_before,
         review=record["review"] or "",
         notes=tuple(record["notes"]),
+        sums={name: record[name] for name in _SUMS},
     )
 
 
@@ -142,12 +147,15 @@ def tabulate(outcomes: Iterable[Outcome]) -> tuple[pd.DataFrame, pd.DataFrame]:
             "slices": groups["problem"].agg(lambda texts: (texts == "").sum()),
             "tumour_pixels": groups["tumour_pixels"].sum(),
             "tumour_ml": groups["tumour_ml"].sum(min_count=1).round(2),
+            **{name: float("nan") for name in _SUMS},
             "slices_with_tumour": groups["tumour_pixels"].agg(lambda pixels: (pixels > 0).sum()),
             "to_review": groups["review"].agg(lambda texts: (texts != "").sum()),
             "problems": groups["problem"].agg(lambda texts: (texts != "").sum()),
         }
     )
     by_volume = {str(o.rows[0]["volume"]): o for o in outcomes if not o.rows[0]["problem"]}
+    sums = pd.DataFrame([o.sums for o in by_volume.values()], by_volume, _SUMS, "float64")
+    volumes[_SUMS] = sums.round(2)
     for column, texts in (
         ("review", {name: o.review for name, o in by_volume.items()}),
         ("notes", {name: "; ".join(o.notes) for name, o in by_volume.items()}),
@@ -174,7 +182,7 @@ def _segment(
     if volume.geometry and volume.geometry.headers:
         model = checkpoint.model_name, checkpoint.digest
         try:
-            seg = write_seg(prediction.mask, volume.geometry, *model)
+            seg = write_seg(prediction.mask, volume.geometry, *model, prediction.describe())
         except InputError as error:  # the other files are as good without it
             notes.append(f"no DICOM SEG: {str(error).rstrip('.')}")
         else:
@@ -226,7 +234,7 @@ def _read_record(
         record = json.loads(output.read(_record_of(volume)))
         same = record["digest"] == digest and set(asked_for) <= set(record["files"])
         done = same and all(map(output.exists, record["files"]))
-        return record if done and {"slices", "review", "notes"} <= record.keys() else None
+        return record if done and {"slices", "review", "notes", *_SUMS} <= record.keys() else None
     except (ValueError, KeyError, TypeError):  # not one of ours
         return None
 

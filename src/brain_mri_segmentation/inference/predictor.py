@@ -64,6 +64,8 @@ class Prediction:
         volume_review: Why a person should look at all slices; None when nothing speaks for it.
         voxel_ml: Millilitres of a pixel of the mask, from its slice to the next; None where the
             source does not say how large it is.
+        volume_expected_dice: What the model expects the Dice of all slices together to be.
+        volume_interval: As of ``PreprocessingParameters``.
     """
 
     mask: np.ndarray
@@ -74,6 +76,8 @@ class Prediction:
     agreement: float = float("nan")
     volume_review: str | None = None
     voxel_ml: float | None = None
+    volume_expected_dice: float = float("nan")
+    volume_interval: tuple[float, float] | None = None
 
     @property
     def tumour_fraction(self) -> float:
@@ -84,6 +88,31 @@ class Prediction:
     def tumour_ml(self) -> float | None:
         """Millilitres of the mask; None where the source does not say how large its voxels are."""
         return None if self.voxel_ml is None else int(self.tumour_pixels.sum()) * self.voxel_ml
+
+    @property
+    def tumour_ml_interval(self) -> tuple[float, float] | None:
+        """Millilitres between which the true volume lies with a probability of 90 %.
+
+        None without millilitres or tumour, for a single slice, and where the model knows none.
+        """
+        if not self.tumour_ml or not self.volume_interval or len(self.mask) == 1:
+            return None
+        low, high = self.volume_interval
+        return low * self.tumour_ml, high * self.tumour_ml
+
+    def describe(self) -> str:
+        """Return what was found in the volume as a few words, for where there is room for them."""
+        found = self.in_sum()
+        interval = self.tumour_ml_interval
+        parts = [f"{found['tumour_pixels']} voxels"]
+        if self.tumour_ml is not None:
+            parts.append(f"{self.tumour_ml:.2f} ml")
+        if interval:
+            parts.append("{:.2f} to {:.2f} ml with 90 %".format(*interval))
+        if not np.isnan(self.volume_expected_dice):
+            parts.append(f"expected Dice {self.volume_expected_dice:.2f}")
+        parts.append(f"{found['slices_to_review']} slices to review")
+        return ", ".join(parts) + (f"; {self.volume_review}" if self.volume_review else "")
 
     def of_slices(self) -> list[dict[str, object]]:
         """Return the metrics of each slice by name; None for NaN."""
@@ -100,11 +129,15 @@ class Prediction:
         ]
 
     def in_sum(self) -> dict[str, object]:
-        """Return the metrics of the volume by name."""
+        """Return the metrics of the volume by name; None for what is not known."""
+        interval, expected = self.tumour_ml_interval, self.volume_expected_dice
         return {
             "tumour_pixels": int(self.tumour_pixels.sum()),
             "tumour_fraction": self.tumour_fraction,
             "tumour_ml": self.tumour_ml,
+            "tumour_ml_low": interval and interval[0],
+            "tumour_ml_high": interval and interval[1],
+            "expected_dice": None if np.isnan(expected) else expected,
             "slices_with_tumour": int(np.count_nonzero(self.tumour_pixels)),
             "slices_to_review": sum(reason is not None for reason in self.review),
             "review": self.volume_review,
@@ -215,7 +248,7 @@ class Predictor:
         probabilities = probability_of(logits.mean(axis=1), rules.temperature)
         kept = self._kept(probabilities)
         views_agree = self.agreement(logits)
-        expected = expected_dice(probabilities, kept, threshold)
+        expected, volume_expected = expected_dice(probabilities, kept, threshold)
         probability = from_model_grid(probabilities, volume)
         mask = probability_to_mask(from_model_grid(kept, volume), threshold)
         shown = shows_head(volume) | mask.any(axis=(1, 2))
@@ -232,6 +265,8 @@ class Predictor:
             agreement=views_agree,
             volume_review=reason_to_review_volume(mask, views_agree, rules),
             voxel_ml=volume.geometry.voxel_ml if volume.geometry else None,
+            volume_expected_dice=volume_expected,
+            volume_interval=rules.volume_interval,
         )
 
 

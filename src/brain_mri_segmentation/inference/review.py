@@ -16,8 +16,10 @@ _DARKEST_SLICE = 0.1  # mean of a slice over that of the brightest; below, it is
 _BRIGHTEST_BORDER = 0.9  # mean of the border over mean of the centre; a photograph has about 1
 
 
-def expected_dice(probabilities: np.ndarray, kept: np.ndarray, threshold: float) -> np.ndarray:
-    """Estimate the Dice of each slice of a volume without knowing the truth.
+def expected_dice(
+    probabilities: np.ndarray, kept: np.ndarray, threshold: float
+) -> tuple[np.ndarray, float]:
+    """Estimate the Dice of a volume and of each of its slices without knowing the truth.
 
     The soft Dice confidence 2 sum(p m) / (sum(p) + sum(m)) of mask m and probability p (Borges et
     al. 2024), of pixels that may be tumour. Of those that a volume has elsewhere the model decided
@@ -29,7 +31,8 @@ def expected_dice(probabilities: np.ndarray, kept: np.ndarray, threshold: float)
         threshold: Probability from which a pixel belongs to the mask.
 
     Returns:
-        (N,) float64 in 0..1; NaN for a slice without mask where nothing may be tumour.
+        (N,) float64 in 0..1, NaN for a slice without mask where nothing may be tumour; and that of
+        all slices together.
     """
     mask = kept >= threshold
     regions, count = ndimage.label((probabilities > POSSIBLE) | mask, structure=np.ones((3, 3, 3)))
@@ -41,7 +44,8 @@ def expected_dice(probabilities: np.ndarray, kept: np.ndarray, threshold: float)
     possible = np.where(counts[regions], probabilities, 0).astype(np.float64)
     both = (possible * mask).sum(axis=(1, 2))
     either = possible.sum(axis=(1, 2)) + mask.sum(axis=(1, 2))
-    return 2 * both / np.where(either > 0, either, np.nan)
+    total = float(2 * both.sum() / either.sum()) if either.any() else float("nan")
+    return 2 * both / np.where(either > 0, either, np.nan), total
 
 
 def agreement(first: np.ndarray, second: np.ndarray) -> float:

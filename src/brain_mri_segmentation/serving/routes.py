@@ -72,7 +72,8 @@ def _to_nifti(v: Volume, p: Prediction, output: Picture | None, _: Predictor) ->
 
 def _to_dicom(v: Volume, p: Prediction, _: Picture | None, predictor: Predictor) -> bytes:
     checkpoint = predictor.checkpoint
-    return write_seg(p.mask, _geometry_of(v), checkpoint.model_name, checkpoint.digest)
+    model = checkpoint.model_name, checkpoint.digest
+    return write_seg(p.mask, _geometry_of(v), *model, p.describe())
 
 
 def _to_json(v: Volume, p: Prediction, output: Picture | None, predictor: Predictor) -> bytes:

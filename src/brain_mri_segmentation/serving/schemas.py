@@ -89,6 +89,14 @@ class VolumeAnswer(ModelCard):
     tumour_pixels: int
     tumour_fraction: float = Field(ge=0, le=1)
     tumour_ml: float | None
+    tumour_ml_low: float | None = Field(
+        description="Lower end of the 90 % interval of the true volume; null: not known.",
+        examples=[0.7],
+    )
+    tumour_ml_high: float | None = Field(description="Its upper end.", examples=[2.0])
+    expected_dice: float | None = Field(
+        description="Dice that the model expects of all slices together.", examples=[0.85]
+    )
     slices_with_tumour: int
     slices_to_review: int
     review: str | None = Field(
