@@ -71,4 +71,12 @@ def test_every_node_is_named_by_its_function():
     configure_project(NAME)
     for pipeline in pipelines.values():
         for node in pipeline.nodes:
-            assert node.name.rpartition(".")[2] == node.func.__name__
+            name = node.name.rpartition(".")[2].removeprefix("plot_")  # of a picture
+            assert name == node.func.__name__
+
+
+def test_a_node_and_a_dataset_never_share_a_name():
+    """Or the address of one would show the other in Kedro-Viz."""
+    configure_project(NAME)
+    for name, pipeline in pipelines.items():
+        assert not {node.name for node in pipeline.nodes} & set(pipeline.datasets()), name

@@ -2,7 +2,6 @@
 
 import http.server
 import importlib.util
-import json
 import re
 import shutil
 import threading
@@ -94,7 +93,6 @@ def test_a_browser_shows_the_graph_and_the_previews(site, page):
         page.goto(address + "patient_split")
         assert page.wait_for_selector(".pipeline-metadata table").is_visible()
         assert page.locator(".pipeline-node").count() == len(default.nodes) + len(datasets)
+        page.goto(address + "patient_dice")
+        assert page.wait_for_selector(".pipeline-metadata img").bounding_box()["width"] > 100
         server.shutdown()
-    ids = {n["name"]: n["id"] for n in json.loads((site / "viz/api/main").read_text())["nodes"]}
-    shown = json.loads((site / "viz/api/nodes" / ids["patient_dice"]).read_text())
-    assert shown["preview_type"] == "ImagePreview"

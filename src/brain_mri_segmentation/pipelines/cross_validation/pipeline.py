@@ -80,7 +80,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             name="calibrate_models",
         ),
     ]
-    draw = evaluation.create_pipeline().only_nodes("patient_dice")
+    draw = evaluation.create_pipeline().only_nodes("plot_patient_dice")
     return Pipeline([*deal, *folds, *join, in_namespace("out_of_fold", draw)])
 
 

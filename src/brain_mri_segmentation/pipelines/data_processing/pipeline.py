@@ -47,7 +47,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 plots.cohort_overview,
                 inputs="cohort",
                 outputs="cohort_overview",
-                name="cohort_overview",
+                name="plot_cohort_overview",
             ),
             Node(
                 write_split_folders,

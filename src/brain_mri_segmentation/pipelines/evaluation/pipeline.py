@@ -67,13 +67,13 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 plots.patient_dice,
                 inputs=["patient_scores", "metrics"],
                 outputs="patient_dice",
-                name="patient_dice",
+                name="plot_patient_dice",
             ),
             Node(
                 plots.dice_by_tumour_size,
                 inputs="slice_scores",
                 outputs="dice_by_tumour_size",
-                name="dice_by_tumour_size",
+                name="plot_dice_by_tumour_size",
             ),
             Node(
                 plots.slice_gallery,
@@ -84,7 +84,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                     "predictions": "predictions",
                 },
                 outputs="slice_gallery",
-                name="slice_gallery",
+                name="plot_slice_gallery",
             ),
         ]
     )

@@ -37,8 +37,8 @@ def create_pipeline(**kwargs: object) -> Pipeline:
     )
     drawn = evaluation.create_pipeline()
     gallery = Pipeline(
-        drawn.only_nodes("slice_gallery"),
+        drawn.only_nodes("plot_slice_gallery"),
         inputs={f"evaluation_{kind}": f"final.train_{kind}" for kind in ("images", "masks")},
     )
-    draw = drawn.only_nodes("patient_dice", "dice_by_tumour_size")
+    draw = drawn.only_nodes("plot_patient_dice", "plot_dice_by_tumour_size")
     return Pipeline([join, train, adopt, draw, gallery])

@@ -40,7 +40,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 plots.reliability_diagram,
                 inputs="calibration",
                 outputs="reliability_diagram",
-                name="reliability_diagram",
+                name="plot_reliability_diagram",
             ),
         ]
     )
