@@ -13,6 +13,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PositiveFloat,
     ValidationError,
     model_validator,
 )
@@ -226,6 +227,9 @@ class EvaluationParameters(Parameters):
     """Slices in one forward pass."""
     bootstrap_samples: int = Field(ge=100)
     """Resamples of the patients behind each 95 % interval."""
+    spacing: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None
+    """Millimetres from slice to slice, row to row and column to column of the split folders, with
+    which distances between surfaces are measured; ``null`` leaves them out."""
 
 
 class GateParameters(Parameters):

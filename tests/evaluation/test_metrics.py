@@ -156,3 +156,55 @@ def test_summary_as_text_names_model_split_and_interval():
     tracked = metrics.tracked(report, "val")
     assert tracked["val/dice"]["value"] == report["dice"]
     assert tracked["val/single_slices/dice"]["value"] == single["dice"]
+
+
+def box(slices, rows, columns, shape=(5, 24, 24)):
+    mask = np.zeros(shape, bool)
+    mask[slice(*slices), slice(*rows), slice(*columns)] = True
+    return mask
+
+
+def test_the_distance_of_two_voxels_is_in_millimetres():
+    # One slice of 12 mm, 3 rows and 4 columns of 1 mm apart.
+    first, second = box((2, 3), (3, 4), (4, 5)), box((3, 4), (6, 7), (8, 9))
+    scores = metrics.surface_scores(first, second, (12.0, 1.0, 1.0))
+    assert scores == {"hd95_mm": 13, "surface_dice": 0}
+    scores = metrics.surface_scores(first, second, (1.2, 0.1, 0.1))
+    assert scores == {"hd95_mm": pytest.approx(1.3), "surface_dice": 1}
+
+
+def test_of_all_distances_the_95th_percentile_counts_and_the_worse_direction():
+    # A bar of 101 voxels, of which the other one has the first 91: from voxel 92 to 101 there are
+    # 1 to 10 mm, and 0 from all others. Of 101 sorted distances the one at 0.95 * 100 is 5 mm.
+    whole, part = (box((0, 1), (1, 2), (1, end), (1, 3, 110)) for end in (102, 92))
+    for masks in ((whole, part), (part, whole)):
+        scores = metrics.surface_scores(*masks, (1.0, 1.0, 1.0))
+        assert scores["hd95_mm"] == pytest.approx(5)
+        # All 91 of the part, and of the whole those up to 2 mm behind its end.
+        assert scores["surface_dice"] == pytest.approx((91 + 93) / (91 + 101))
+
+
+def test_the_surface_of_a_body_is_its_border_alone():
+    # 3 x 6 x 6 voxels, moved by 3 columns of 1 mm: of the 2 x 36 + 20 voxels of each surface those
+    # of the other lie within 2 mm but for the outer column of 6, in all three slices.
+    body, moved = box((1, 4), (5, 11), (5, 11)), box((1, 4), (5, 11), (8, 14))
+    scores = metrics.surface_scores(body, moved, (4.0, 1.0, 1.0))
+    assert scores["hd95_mm"] == 3
+    assert scores["surface_dice"] == pytest.approx(1 - 18 / 92)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "truth", "overlap"), [(False, False, np.nan), (True, False, 0), (False, True, 0)]
+)
+def test_without_a_mask_there_is_no_distance(prediction, truth, overlap):
+    body = box((1, 4), (5, 11), (5, 11))
+    scores = metrics.surface_scores(body & prediction, body & truth, (1.0, 1.0, 1.0))
+    np.testing.assert_equal(scores, {"hd95_mm": np.nan, "surface_dice": overlap})
+
+
+def test_surfaces_are_summarised_over_patients():
+    patients = pd.DataFrame({"hd95_mm": [1, 2, np.nan, 9], "surface_dice": [np.nan] * 4})
+    assert metrics.summarise_surfaces(patients) == {
+        "hd95_mm": 4, "hd95_mm_median": 2, "surface_dice": None, "surface_dice_median": None
+    }  # fmt: skip
+    assert metrics.summarise_surfaces(patients[[]]) == {}

@@ -1,11 +1,13 @@
 """Nodes by themselves; test_project.py runs the pipelines as a whole."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from brain_mri_segmentation.cohort.index import usable_slices
 from brain_mri_segmentation.datasets import RawSlicesDataset
 from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.evaluation.metrics import SURFACE_SCORES
 from brain_mri_segmentation.pipelines.data_processing.nodes import (
     index_cohort,
     measure_slices,
@@ -45,7 +47,19 @@ def test_an_empty_partition_names_the_way_out(parameters):
         select_split(parameters.evaluation, **folders)
 
 
-def test_masks_of_another_partition_are_not_scored(synthetic_slices):
+def test_masks_of_another_partition_are_not_scored(synthetic_slices, parameters):
     one, other = synthetic_slices(1, 3), synthetic_slices(2, 3)
     with pytest.raises(InputError, match="of other slices than those to score"):
-        score_predictions(one.masks, other.masks)
+        score_predictions(one.masks, other.masks, parameters.evaluation)
+
+
+def test_with_a_spacing_patients_have_distances(synthetic_slices, parameters):
+    masks = synthetic_slices(2, 3).masks
+    beside = {name: lambda read=read: np.roll(read(), 1, axis=0) for name, read in masks.items()}
+    _, without, _ = score_predictions(beside, masks, parameters.evaluation)
+    assert "hd95_mm" not in without
+    measured = parameters.evaluation.model_copy(update={"spacing": (9.0, 1.5, 9.0)})
+    _, patients, _ = score_predictions(beside, masks, measured)
+    assert patients["hd95_mm"].tolist() == [1.5, 1.5]  # from each row to the next
+    assert patients["surface_dice"].tolist() == [1, 1]  # within 2 mm
+    assert patients.drop(columns=list(SURFACE_SCORES)).equals(without)

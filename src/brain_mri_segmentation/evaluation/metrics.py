@@ -25,6 +25,11 @@ COUNTS = ["true_positive", "false_positive", "false_negative", "true_negative"]
 SMALL_TUMOUR = 200
 """A tumour of fewer pixels in a slice is a small one."""
 
+SURFACE_SCORES = ("hd95_mm", "surface_dice")
+"""Columns of ``patient_scores.csv`` where a spacing is known (``surface_scores``)."""
+SURFACE_TOLERANCE = 2.0
+"""Millimetres by which surfaces may differ and still agree (``surface_dice``)."""
+
 SUMMARY = {
     "dice": "Dice, mean over patients",
     "dice_median": "Dice, median over patients",
@@ -83,6 +88,46 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 OVERLAPS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"dice": dice, "iou": iou}
 """Every score that is averaged over patients and over tumour slices, by its name in reports."""
+
+
+def surface_scores(
+    prediction: np.ndarray, truth: np.ndarray, spacing: tuple[float, float, float]
+) -> dict[str, float]:
+    """Measure how far the surfaces of two masks of a volume are apart, with MONAI.
+
+    Args:
+        prediction: (N, H, W) bool, or any array whose non-zero voxels are tumour.
+        truth: The same shape.
+        spacing: Millimetres from slice to slice, row to row and column to column.
+
+    Returns:
+        ``hd95_mm``, of the distances of one surface's voxels to the other surface the 95th
+        percentile, of both directions the larger one (Hausdorff); NaN where a mask is empty.
+        ``surface_dice``, the share of the voxels of both surfaces that are within
+        ``SURFACE_TOLERANCE`` of the other one (Nikolov et al. 2021), 0..1; NaN where both are
+        empty.
+    """
+    import torch
+    from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+
+    empty = [not mask.any() for mask in (prediction, truth)]
+    if any(empty):
+        return {"hd95_mm": float("nan"), "surface_dice": float("nan") if all(empty) else 0.0}
+    masks = [torch.from_numpy(mask > 0)[None, None] for mask in (prediction, truth)]
+    common = {"include_background": True, "spacing": spacing}
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # MONAI's of itself
+        distance = compute_hausdorff_distance(*masks, percentile=95, **common)
+        overlap = compute_surface_dice(*masks, class_thresholds=[SURFACE_TOLERANCE], **common)
+    return {"hd95_mm": float(distance), "surface_dice": float(overlap)}
+
+
+def summarise_surfaces(patient_scores: pd.DataFrame) -> dict[str, float | None]:
+    """Return mean and median over patients of each of ``SURFACE_SCORES`` that there is."""
+    summary = {}
+    for name in patient_scores.columns.intersection(SURFACE_SCORES):
+        summary[str(name)] = _defined(float(patient_scores[name].mean()))
+        summary[f"{name}_median"] = _defined(float(patient_scores[name].median()))
+    return summary
 
 
 def score_slices(slice_counts: pd.DataFrame) -> pd.DataFrame:

@@ -6,9 +6,15 @@ import numpy as np
 import pandas as pd
 
 from brain_mri_segmentation.cohort.index import Slices, patient_volumes
-from brain_mri_segmentation.evaluation.metrics import COUNTS, confusion_counts, score_slices
+from brain_mri_segmentation.evaluation.metrics import (
+    COUNTS,
+    SURFACE_SCORES,
+    confusion_counts,
+    score_slices,
+    surface_scores,
+)
 from brain_mri_segmentation.imaging.intensity import resize_mask
-from brain_mri_segmentation.imaging.naming import patient_of
+from brain_mri_segmentation.imaging.naming import by_patient, patient_of
 from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.inference.predictor import Predictor
 
@@ -50,3 +56,24 @@ def score_masks(found: Iterable[tuple[str, np.ndarray]], masks: Slices) -> pd.Da
         counts = confusion_counts(resize_mask(mask, *truth.shape), truth)
         rows.append([patient_of(name), name, *counts])
     return score_slices(pd.DataFrame(rows, columns=["patient", "slice", *COUNTS]))
+
+
+def score_surfaces(
+    found: Slices, masks: Slices, spacing: tuple[float, float, float]
+) -> pd.DataFrame:
+    """Score the surfaces of masks volume by volume, in the size of the true ones.
+
+    Args:
+        found: Readers of the masks (H, W) by slice name.
+        masks: Readers of the true masks (H, W) by slice name.
+        spacing: Millimetres from slice to slice, row to row and column to column of these.
+
+    Returns:
+        One row a patient: ``patient`` and ``SURFACE_SCORES``.
+    """
+    rows = []
+    for patient, names in by_patient(masks).items():
+        truth = np.stack([masks[name]() for name in names])
+        mask = np.stack([resize_mask(found[name](), *truth.shape[1:]) for name in names])
+        rows.append({"patient": patient} | surface_scores(mask, truth, spacing))
+    return pd.DataFrame(rows, columns=["patient", *SURFACE_SCORES])

@@ -53,9 +53,14 @@ def _patients(partitions: dict[str, Slices]) -> set[str]:
 
 
 def join_folds(
-    fold_assignment: pd.DataFrame, **slice_scores: pd.DataFrame
+    fold_assignment: pd.DataFrame, **scores: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Put the scores of all folds together: every patient by the model that never saw it."""
+    """Put the scores of all folds together: every patient by the model that never saw it.
+
+    Of each fold there are the scores of its slices, ``fold_<n>``, and ``patients_<n>``.
+    """
+    of_patients = [scores.pop(name) for name in list(scores) if name.startswith("patients_")]
+    slice_scores = scores
     for name, scores in slice_scores.items():
         missing = {"patient", "slice", *metrics.COUNTS} - set(scores)
         if missing or scores[metrics.COUNTS].isna().any(axis=None):
@@ -73,6 +78,10 @@ def join_folds(
             "assignment. Run the cross-validation without --only-missing-outputs."
         )
     patients = metrics.score_patients(joined).merge(fold_assignment, on="patient")
+    if of_patients:
+        surfaces = pd.concat(of_patients)
+        kept = surfaces.columns.intersection(["patient", *metrics.SURFACE_SCORES])
+        patients = patients.merge(surfaces[kept], on="patient")
     return joined, patients, metrics.score_sites(joined)
 
 
@@ -91,7 +100,7 @@ def summarise_folds(
     samples = parameters.bootstrap_samples
     report = metrics.report(model, OUT_OF_FOLD, slice_scores, single, samples, seed)
     by_fold = patient_scores.groupby("fold")["dice"].mean()
-    report |= {
+    report |= metrics.summarise_surfaces(patient_scores) | {
         "dice_by_fold": {str(fold): float(dice) for fold, dice in by_fold.items()},
         "fingerprint": {
             "split": splits.fingerprint(fold_assignment.to_dict("records")),

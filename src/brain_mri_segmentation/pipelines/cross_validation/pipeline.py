@@ -52,7 +52,8 @@ def create_pipeline(**kwargs: object) -> Pipeline:
         Node(
             join_folds,
             inputs={"fold_assignment": "fold_assignment"}
-            | {f"fold_{n}": f"fold_{n}.slice_scores" for n in numbers},
+            | {f"fold_{n}": f"fold_{n}.slice_scores" for n in numbers}
+            | {f"patients_{n}": f"fold_{n}.patient_scores" for n in numbers},
             outputs=_named("out_of_fold", ["slice_scores", "patient_scores", "site_scores"]),
             name="join_folds",
         ),

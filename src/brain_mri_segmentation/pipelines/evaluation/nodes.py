@@ -9,7 +9,11 @@ import pandas as pd
 from brain_mri_segmentation.cohort.index import Slices
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.evaluation import metrics
-from brain_mri_segmentation.evaluation.scoring import score_masks, segment_slices
+from brain_mri_segmentation.evaluation.scoring import (
+    score_masks,
+    score_surfaces,
+    segment_slices,
+)
 from brain_mri_segmentation.inference.predictor import (
     Predictor,
     best_device,
@@ -45,7 +49,7 @@ def segment_split(
 
 
 def score_predictions(
-    predictions: Slices, masks: Slices
+    predictions: Slices, masks: Slices, parameters: EvaluationParameters
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Score each slice, each patient on the sum of its slices, and each site."""
     if predictions.keys() != masks.keys():
@@ -54,7 +58,11 @@ def score_predictions(
             "changed since. Run the pipeline again without --only-missing-outputs."
         )
     slice_scores = score_masks(((name, read()) for name, read in predictions.items()), masks)
-    return slice_scores, metrics.score_patients(slice_scores), metrics.score_sites(slice_scores)
+    patient_scores = metrics.score_patients(slice_scores)
+    if parameters.spacing is not None:
+        surfaces = score_surfaces(predictions, masks, parameters.spacing)
+        patient_scores = patient_scores.merge(surfaces, on="patient")
+    return slice_scores, patient_scores, metrics.score_sites(slice_scores)
 
 
 def score_single_slices(
@@ -72,6 +80,7 @@ def score_single_slices(
 
 def summarise_scores(
     slice_scores: pd.DataFrame,
+    patient_scores: pd.DataFrame,
     single_slice_scores: pd.DataFrame,
     checkpoint: Checkpoint,
     data_fingerprint: dict[str, Any],
@@ -83,6 +92,7 @@ def summarise_scores(
     report = metrics.report(
         checkpoint.model_name, split, slice_scores, single_slice_scores, samples, seed
     )
+    report |= metrics.summarise_surfaces(patient_scores)
     report["digest"] = checkpoint.digest
     report["fingerprint"] = {
         "split": data_fingerprint["split"],

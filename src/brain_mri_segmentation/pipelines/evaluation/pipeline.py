@@ -34,7 +34,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             ),
             Node(
                 score_predictions,
-                inputs=["predictions", "evaluation_masks"],
+                inputs=["predictions", "evaluation_masks", "params:evaluation"],
                 outputs=["slice_scores", "patient_scores", "site_scores"],
                 name="score_predictions",
             ),
@@ -54,6 +54,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 summarise_scores,
                 inputs={
                     "slice_scores": "slice_scores",
+                    "patient_scores": "patient_scores",
                     "single_slice_scores": "single_slice_scores",
                     "checkpoint": "checkpoint",
                     "data_fingerprint": "data_fingerprint",
