@@ -53,14 +53,14 @@ def _patients(partitions: dict[str, Slices]) -> set[str]:
 
 
 def join_folds(
-    fold_assignment: pd.DataFrame, **scores: pd.DataFrame
+    fold_assignment: pd.DataFrame, **tables: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Put the scores of all folds together: every patient by the model that never saw it.
 
     Of each fold there are the scores of its slices, ``fold_<n>``, and ``patients_<n>``.
     """
-    of_patients = [scores.pop(name) for name in list(scores) if name.startswith("patients_")]
-    slice_scores = scores
+    of_patients = [table for name, table in tables.items() if name.startswith("patients_")]
+    slice_scores = {n: table for n, table in tables.items() if not n.startswith("patients_")}
     for name, scores in slice_scores.items():
         missing = {"patient", "slice", *metrics.COUNTS} - set(scores)
         if missing or scores[metrics.COUNTS].isna().any(axis=None):
