@@ -151,6 +151,14 @@ def test_the_baseline_has_nothing_to_beat(checkpoint, gate):
     assert judge(comparison, checkpoint, gate).status == "baseline"
 
 
+def test_a_model_compared_with_none_is_published_for_a_reason(checkpoint, gate):
+    comparison = compare(scores("unet", BASELINE), scores("unet", BASELINE), 0.95, 500, 0)
+    approval = judge(comparison, checkpoint, gate, override="no baseline has folds")
+    assert approval.status == "overridden"
+    assert "compared with no other model" in approval.reason
+    assert approval.reason.endswith("for this reason: no baseline has folds")
+
+
 @pytest.mark.parametrize("scored", ["w1", None])
 @pytest.mark.parametrize("what", ["report", "comparison"])
 def test_figures_of_another_model_are_refused(checkpoint, gate, what, scored):

@@ -39,7 +39,8 @@ class Approval:
     """Why a model may be published.
 
     Attributes:
-        status: ``baseline`` has nothing to beat, ``passed`` beats it, ``overridden`` does not.
+        status: ``baseline`` has nothing to beat, ``passed`` beats it, ``overridden`` does not,
+            or was not compared.
         reason: One sentence for log and model card.
     """
 
@@ -149,6 +150,12 @@ def approve(
             f"model={checkpoint.model_name},evaluation.split={report['split']}"
         )
     main, baseline = comparison["main"], comparison["baseline"]
+    if main == baseline and gate.override:
+        return Approval(
+            "overridden",
+            f"{main} was compared with no other model. It is published for this reason: "
+            f"{gate.override}",
+        )
     if main == baseline:
         return Approval("baseline", f"{main} is the baseline: there is nothing for it to beat.")
     low, high = comparison["interval"]

@@ -86,12 +86,13 @@ def quantise_model(
 
 def choose_card_pictures(
     report_pictures: Mapping[str, Callable[[], bytes]],
-    approval: Approval,
+    approval: Approval,  # noqa: ARG001 - without it nothing is made
+    comparison: Comparison,
     parameters: PublishingParameters,
 ) -> dict[str, bytes]:
     """Take what the model card shows from the plots of the reports, by name in the folder."""
     names = ["patient_dice"]
-    if approval.status != "baseline":
+    if comparison["main"] != comparison["baseline"]:
         names.append("comparison")
     if parameters.pictures:
         names.append("slice_gallery")

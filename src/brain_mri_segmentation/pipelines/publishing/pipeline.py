@@ -50,7 +50,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             ),
             Node(
                 choose_card_pictures,
-                inputs=_inputs("report_pictures", "approval", "parameters"),
+                inputs=_inputs("report_pictures", "approval", "comparison", "parameters"),
                 outputs="card_pictures",
                 name="choose_card_pictures",
             ),
