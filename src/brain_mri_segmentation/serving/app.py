@@ -16,7 +16,7 @@ from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.inference.predictor import Predictor, best_device, load_model
 from brain_mri_segmentation.parameters import EngineName, ServingParameters
 from brain_mri_segmentation.runtime import startup
-from brain_mri_segmentation.serving import errors, guard, observability
+from brain_mri_segmentation.serving import errors, guard, monailabel, observability
 from brain_mri_segmentation.serving.decoding import Decoders
 from brain_mri_segmentation.serving.model import (
     card_of,
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 PAGE = Path(__file__).parent / "page.html"
 _MOST_UPLOADS = 8  # of the largest size, in memory or /tmp at once
+_MOST_KEPT = 2  # of that size, which sessions keep in /tmp
 
 
 class Service:
@@ -52,6 +53,7 @@ class Service:
         self.queue = ModelQueue(settings, self.batch_size, self.registry)
         self.slice_decoders = Decoders(2, 2**30)
         self.volume_decoders = Decoders(1, 5 * 2**29)
+        self.sessions = monailabel.Sessions(_MOST_KEPT * settings.max_upload_bytes)
 
     @property
     def predictor(self) -> Predictor:
@@ -139,6 +141,7 @@ def build_app(service: Service) -> FastAPI:
             each.start()
         yield
         service.queue.close()
+        service.sessions.close()
         for each in decoders:
             each.close()
         logger.info("stopped: everything that was in flight is answered")
@@ -153,6 +156,7 @@ def build_app(service: Service) -> FastAPI:
     )
     app.state.service = service
     app.include_router(router)
+    app.include_router(monailabel.router)
     errors.install(app)
     largest, one = service.settings.max_upload_bytes, service.settings.max_slice_bytes
     limits = {"/segment": min(one, largest), "/segment/volume": largest}

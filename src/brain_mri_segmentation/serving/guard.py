@@ -21,9 +21,10 @@ HOSTS_VARIABLE = "SERVING_ALLOWED_HOSTS"
 """Names under which the service may be asked, with commas between; addresses and localhost always
 may. Others are refused, since any web page could give this machine a name of its own."""
 KEY_VARIABLE = "SERVING_API_KEY"
-"""What the header X-API-Key of a request must hold; SERVING_API_KEY_FILE names a file with it."""
+"""What the header X-API-Key of a request must hold, or the token of Authorization: Bearer;
+SERVING_API_KEY_FILE names a file with it."""
 
-_GUARDED = "/segment"
+_GUARDED = ("/segment", "/infer", "/session", "/datastore", "/auth/token/valid")
 _SHORTEST_KEY = 16
 _PIECE = 2**16  # bytes of an answer that are handed over at once
 _CSP = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -44,7 +45,7 @@ def install(app: FastAPI, limits: Mapping[str, int], most_bytes: int) -> None:
     """Surround an application with all of it.
 
     Args:
-        app: The application.
+        app: The application; its state holds the ``key`` afterwards, or None.
         limits: Largest body by path; under any other path the largest of them.
         most_bytes: Of all bodies whose requests are not answered yet.
 
@@ -53,7 +54,8 @@ def install(app: FastAPI, limits: Mapping[str, int], most_bytes: int) -> None:
     """
     app.add_middleware(UploadLimit, limits=limits, most_bytes=most_bytes)
     names = os.environ.get(HOSTS_VARIABLE, "").lower().replace(",", " ").split()
-    app.add_middleware(Guard, hosts={"localhost", *names}, key=_read_key())
+    app.state.key = _read_key()
+    app.add_middleware(Guard, hosts={"localhost", *names}, key=app.state.key)
 
 
 def page_policy(page: str) -> dict[str, str]:
@@ -111,7 +113,8 @@ class Guard:
         return True  # no other machine can be given an address as its name
 
     def _admits(self, headers: Headers) -> bool:
-        given = headers.get("x-api-key", "").encode("latin-1", "replace")
+        bearer = headers.get("authorization", "").removeprefix("Bearer ")
+        given = headers.get("x-api-key", bearer).encode("latin-1", "replace")
         return self._key is None or hmac.compare_digest(given, self._key)
 
 

@@ -67,13 +67,13 @@ def _to_tiff(v: Volume, p: Prediction, output: Picture | None, _: Predictor) -> 
 
 def _to_nifti(v: Volume, p: Prediction, output: Picture | None, _: Predictor) -> bytes:
     voxels = p.probability if output == "probability" else (p.mask > 0).astype(np.uint8)
-    return write_nifti(voxels, _geometry_of(v))
+    return write_nifti(voxels, geometry_of(v))
 
 
 def _to_dicom(v: Volume, p: Prediction, _: Picture | None, predictor: Predictor) -> bytes:
     checkpoint = predictor.checkpoint
     model = checkpoint.model_name, checkpoint.digest
-    return write_seg(p.mask, _geometry_of(v), *model, p.describe())
+    return write_seg(p.mask, geometry_of(v), *model, p.describe())
 
 
 def _to_json(v: Volume, p: Prediction, output: Picture | None, predictor: Predictor) -> bytes:
@@ -114,7 +114,12 @@ def _to_report(v: Volume, p: Prediction, _: Picture | None, predictor: Predictor
     return render_report(v, p, predictor.checkpoint).encode()
 
 
-def _geometry_of(volume: Volume) -> Geometry:
+def geometry_of(volume: Volume) -> Geometry:
+    """Return where a volume lies.
+
+    Raises:
+        InputError: It is of pictures, which do not say so.
+    """
     if volume.geometry is None:
         raise InputError("Pictures do not say where they lie. Ask for TIFF, JSON or a report.")
     return volume.geometry
