@@ -100,9 +100,10 @@ class PreprocessingParameters(Parameters):
     review_agreement: Share = 0.9
     """A volume goes to review when its mask and that of its mirror image have a lower Dice with
     each other than this; known where mirroring is on. Training fits it on validation."""
-    volume_interval: tuple[float, float] | None = None
-    """Multiples of the predicted volume of a tumour between which its true volume lies with a
-    probability of 90 %; a cross-validation fits them. None: not known."""
+    volume_interval: float | None = Field(default=None, gt=0)
+    """This times the doubt about a volume (``review.doubt``) is by how much the logarithm of the
+    tumour's volume may be wrong, with a probability of 90 %; a cross-validation fits it. None: not
+    known."""
 
     def of_trained_weights(self) -> dict[str, object]:
         """Return what may still be chosen when the weights are there, by name."""

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -87,36 +89,58 @@ def test_without_a_bad_slice_the_threshold_stays():
     }  # fmt: skip
 
 
-def patients(true_pixels, folds):
-    """Patients of whom 20 pixels were predicted each."""
-    return pd.DataFrame({"fold": folds, "true_pixels": true_pixels, "predicted_pixels": 20})
+def patients(scores, folds, agreement=0.88):
+    """Patients whose doubt is 1.02 - agreement, and whose true volume is off by score x doubt."""
+    spread = np.asarray(scores) * (1.02 - np.asarray(agreement))
+    signs = np.where(np.arange(len(spread)) % 2, 1, -1)  # too small and too large in turn
+    table = {"fold": folds, "true_pixels": 1000 * np.exp(signs * spread)}
+    return pd.DataFrame(table | {"predicted_pixels": 1000, "agreement": agreement})
 
 
-def test_the_interval_of_a_volume_leaves_one_patient_of_twenty_out_on_either_side():
-    pixels = np.arange(1, 40)  # 0.05 to 1.95 of 20: of 39 patients, the second from either end
-    fitted = fit_volume_interval(patients(pixels, folds=1))
-    assert fitted["factors"] == (0.1, 1.9)
-    assert fitted["patients"] == 39
-    assert fitted["covered"] is fitted["width"] is None  # nobody was left out
-    assert fit_volume_interval(patients(pixels[:19], 1))["factors"] == (0.05, 0.95)
-    assert fit_volume_interval(patients(pixels[:18], 1))["factors"] is None
+def test_the_interval_is_the_score_that_nine_of_ten_do_not_exceed():
+    # Of 19, 0.9 x 20 = the 18th score, and of the 9 or 10 of the other fold the 9th or 10th.
+    fitted = fit_volume_interval(patients(np.arange(1, 20), [1, 2] * 9 + [1]))
+    assert fitted["factor"] == pytest.approx(18)
+    assert fitted["patients"] == 19
+    # 2, 4 ... 18 are the second fold's, for the first one's 1, 3 ... 19; and the other way round.
+    assert fitted["covered"] == pytest.approx(18 / 19)
+    first, second = 2 * np.sinh(18 * 0.14), 2 * np.sinh(19 * 0.14)
+    assert fitted["width"] == pytest.approx((10 * first + 9 * second) / 19)
+    assert fitted["width_median"] == pytest.approx(first)
 
 
-def test_coverage_is_that_of_the_other_folds_interval():
-    # Of the 19 of either fold the interval is from the least to the largest: 1 to 1.9, 1.3 to 3.1.
-    pixels = [*range(20, 39), *range(26, 63, 2)]
-    fitted = fit_volume_interval(patients(pixels, [1] * 19 + [2] * 19))
-    # In the other's lie 26, 27 ... 38 of the first, and 26, 28 ... 38 of the second.
-    assert fitted["covered"] == pytest.approx((13 + 7) / 38)
-    assert fitted["width"] == pytest.approx((0.9 + 1.8) / 2)
+def test_where_two_views_agree_more_the_interval_is_narrower():
+    agreement = np.linspace(0.5, 0.98, 18)
+    fitted = fit_volume_interval(patients(np.full(18, 3.0), [1, 2] * 9, agreement))
+    assert fitted["factor"] == pytest.approx(3)
+    assert fitted["width"] == pytest.approx(np.mean(2 * np.sinh(3 * (1.02 - agreement))))
 
 
-def test_where_nothing_was_predicted_there_is_no_interval_to_fit():
-    table = patients(range(19), 1)
-    table.loc[0, "predicted_pixels"] = 0
-    assert fit_volume_interval(table) == {
-        "factors": None, "patients": 18, "covered": None, "width": None
-    }  # fmt: skip
+def test_a_tumour_that_is_not_there_is_not_covered():
+    table = patients(1 + np.arange(40) / 2, [1, 2] * 20)  # 1, 2 ... 20, and 1.5, 2.5 ... 20.5
+    table.loc[38:, "true_pixels"] = 0  # the last of either fold
+    fitted = fit_volume_interval(table)
+    assert fitted["factor"] == pytest.approx(19)  # the 37th of 40
+    # Of the first fold 1 to 19, by the second one's 19.5, and of that 1.5 to 18.5, by 19.
+    assert fitted["covered"] == pytest.approx((19 + 18) / 40)
+
+
+@pytest.mark.parametrize(
+    ("count", "folds", "change"),
+    [
+        (18, 1, {}),  # nobody can say what it covers
+        (17, 2, {}),  # 8 of a fold, whose largest is exceeded by one of nine
+        (18, 2, {"predicted_pixels": 0}),
+        (18, 2, {"agreement": np.nan}),
+    ],
+)
+def test_without_enough_patients_there_is_no_interval(count, folds, change):
+    table = patients(np.ones(count), np.arange(count) % folds)
+    for column, value in change.items():
+        table.loc[0, column] = value
+    fitted = fit_volume_interval(table)
+    assert fitted.pop("patients") == count - len(change)
+    assert set(fitted.values()) == {None}
 
 
 @pytest.fixture
@@ -198,18 +222,22 @@ def test_another_threshold_is_one_of_calibrated_probabilities(checkpoint, synthe
     assert_is_the_dice_of(calibrated, data)
 
 
-def test_the_interval_of_many_patients_goes_with_the_model(checkpoint, synthetic_slices):
+def test_the_interval_of_the_folds_goes_with_the_model(checkpoint, synthetic_slices):
     data = synthetic_slices(patients=20, slices=2)
-    folds = [(checkpoint, data.images, data.masks)]
-    report = calibration.calibrate_folds(folds)
-    low, high = report["volume_interval"]["factors"]
+    checkpoint.preprocessing["mirroring"] = True
+    report = calibration.calibrate_folds([(checkpoint, data.images, data.masks)] * 2)
+    factor = report["volume_interval"]["factor"]
     calibrated = calibration.with_calibration(checkpoint, report)
-    found = [(prediction, truth) for prediction, truth in masks_of(calibrated, data)]
-    ratios = [truth.sum() / prediction.tumour_pixels.sum() for prediction, truth in found]
-    assert (min(ratios), max(ratios)) == pytest.approx((low, high))
-    assert all(prediction.volume_interval == (low, high) for prediction, _ in found)
+    found = list(masks_of(calibrated, data))
+    inside = []
+    for prediction, truth in found:
+        low, high = dataclasses.replace(prediction, voxel_ml=1.0).tumour_ml_interval
+        assert np.log(high / low) == pytest.approx(2 * factor * (1.02 - prediction.agreement))
+        inside.append(low - 1e-6 <= truth.sum() <= high + 1e-6)
+    # Of the 40, 20 patients twice, the score of the 37th is the largest of 19 of the 20.
+    assert sum(inside) >= 19
     dices = [row["expected_dice"] for row in report["patients"]]
-    assert [p.volume_expected_dice for p, _ in found] == pytest.approx(dices)
+    assert [p.volume_expected_dice for p, _ in found] * 2 == pytest.approx(dices)
 
 
 def test_the_network_runs_once(checkpoint, synthetic_slices, monkeypatch):

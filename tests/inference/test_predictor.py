@@ -61,16 +61,17 @@ def test_metrics_are_those_of_the_masks_by_slice_and_in_sum(checkpoint):
 @pytest.fixture
 def known(checkpoint):
     """What a model that knows the interval of its volumes finds in voxels of 2 ml."""
-    checkpoint.preprocessing["volume_interval"] = (0.5, 3.0)
+    checkpoint.preprocessing["volume_interval"] = np.log(2) / 0.12
     found = Predictor(checkpoint).predict(random_volume(3, 40, 50))
-    return replace(found, voxel_ml=2.0)
+    return replace(found, voxel_ml=2.0, agreement=0.9)  # of which the doubt is 0.12
 
 
 def test_the_interval_is_of_the_volume_in_millilitres(known):
     total, millilitres = known.in_sum(), 2 * int(known.tumour_pixels.sum())
     assert total["tumour_ml"] == millilitres > 0
-    assert (total["tumour_ml_low"], total["tumour_ml_high"]) == (millilitres / 2, millilitres * 3)
-    said = f"{millilitres:.2f} ml, {millilitres / 2:.2f} to {millilitres * 3:.2f} ml with 90 %"
+    interval = total["tumour_ml_low"], total["tumour_ml_high"]
+    assert interval == pytest.approx((millilitres / 2, millilitres * 2))
+    said = f"{millilitres:.2f} ml, {millilitres / 2:.2f} to {millilitres * 2:.2f} ml with 90 %"
     assert said in known.describe()
 
 
@@ -79,10 +80,11 @@ def test_the_interval_is_of_the_volume_in_millilitres(known):
     [
         {"voxel_ml": None},
         {"volume_interval": None},
+        {"agreement": float("nan")},
         {"tumour_pixels": np.zeros(3, np.int64)},
         {"mask": np.zeros((1, 40, 50), np.uint8)},
     ],
-    ids=["no spacing", "an older model", "no tumour", "a single slice"],
+    ids=["no spacing", "an older model", "no mirroring", "no tumour", "a single slice"],
 )
 def test_there_is_no_interval_without(known, change):
     changed = replace(known, **change)

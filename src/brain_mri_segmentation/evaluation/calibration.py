@@ -26,7 +26,7 @@ from brain_mri_segmentation.imaging.intensity import resize_mask
 from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.inference.postprocessing import probability_of, remove_small_components
 from brain_mri_segmentation.inference.predictor import Predictor
-from brain_mri_segmentation.inference.review import expected_dice
+from brain_mri_segmentation.inference.review import doubt, expected_dice
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import EngineName, PreprocessingParameters
 
@@ -34,7 +34,6 @@ NEIGHBOURHOOD = 10
 """Pixels around tumour, true or predicted, in which calibration is measured."""
 BAD_DICE = 0.6
 """A slice or a patient with a lower Dice is one that review should catch."""
-_TAIL = 20  # of so many patients one is larger than the interval of its volume, and one smaller
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 """Thresholds that are tried beside the model's own, with its component ratio."""
@@ -150,7 +149,7 @@ def with_calibration(checkpoint: Checkpoint, report: Report) -> Checkpoint:
         "temperature": report["temperature"],
         "review_uncertainty": report["review"]["threshold"],
         "review_agreement": 1 - report["review_of_volumes"]["threshold"],
-        "volume_interval": report["volume_interval"]["factors"],
+        "volume_interval": report["volume_interval"]["factor"],
     }
     return dataclasses.replace(checkpoint, preprocessing=checkpoint.preprocessing | fitted)
 
@@ -380,42 +379,43 @@ def fit_review(expected: np.ndarray, found: np.ndarray, otherwise: float) -> Rep
 
 
 def fit_volume_interval(patients: pd.DataFrame) -> Report:
-    """Find between which multiples of the predicted volume 90 % of the true volumes lie.
+    """Find how far the true volumes of 90 % of the patients are from the predicted ones.
 
-    Split conformal prediction with each end by itself (Vovk, Gammerman and Shafer 2005; Romano,
-    Patterson and Candès 2019, theorem 2) on the ratio of true to predicted pixels: of n patients it
-    takes the k-th smallest and the k-th largest, k = (n + 1) / 20 rounded down. Of patients like
-    these, whatever the distribution, the true volume lies between them with at least 90 %.
+    Split conformal prediction with scores that are normalised by what the model knows of its own
+    error (Vovk, Gammerman and Shafer 2005; Lei et al. 2018, section 5.2): of n patients the score
+    |log(true / predicted)| / ``review.doubt``, of which the k-th smallest, k = 0.9 (n + 1) rounded
+    up, is the ``factor``. Of patients like these, whatever the distribution, the true volume lies
+    between predicted / e^(factor doubt) and predicted * e^(factor doubt) with at least 90 %.
 
     Args:
-        patients: One row a patient: fold, true_pixels, predicted_pixels.
+        patients: One row a patient: fold, true_pixels, predicted_pixels, agreement. Those of whom
+            nothing was predicted, or no agreement is known, are left out.
 
     Returns:
-        ``factors``, the two multiples, None with fewer than 19 ``patients`` of which something was
-        predicted; and with the factors of all other folds for each fold, the share of patients
-        whose volume they ``covered``, and the mean ``width``, as a multiple of the predicted
-        volume. Both are None with one fold, or with too few patients in the others.
+        ``factor``, ``patients``; and with the factor of all other folds for each fold the share of
+        patients whose volume it ``covered``, and mean and median ``width`` as multiples of the
+        predicted volume. All but the number are None with one fold alone, in which nobody can say
+        what is covered, and with too few patients.
     """
-    found = patients[patients["predicted_pixels"] > 0]
-    ratio, fold = (found["true_pixels"] / found["predicted_pixels"]).to_numpy(), found["fold"]
-    covered, width = [], []
-    for one in fold.unique():
-        if factors := _conformal(ratio[fold != one]):
-            low, high = factors
-            covered += [low <= value <= high for value in ratio[fold == one]]
-            width += [high - low] * int((fold == one).sum())
-    measured = len(covered) == len(ratio) > 0
-    return {
-        "factors": _conformal(ratio),
-        "patients": len(ratio),
-        "covered": float(np.mean(covered)) if measured else None,
-        "width": float(np.mean(width)) if measured else None,
-    }
+    known = patients[(patients["predicted_pixels"] > 0) & patients["agreement"].notna()]
+    doubts, fold = doubt(known["agreement"].to_numpy()), known["fold"].to_numpy()
+    with np.errstate(divide="ignore"):  # of a tumour that is not there, which nothing covers
+        scores = np.abs(np.log(known["true_pixels"] / known["predicted_pixels"])) / doubts
+    others = {one: _conformal(scores[fold != one].to_numpy()) for one in np.unique(fold)}
+    factors = np.array([others[one] for one in fold])
+    result = dict.fromkeys(("factor", "covered", "width", "width_median"))
+    if len(factors) and np.isfinite(factors).all():
+        widths = 2 * np.sinh(factors * doubts)  # e^x - e^-x
+        result = {
+            "factor": _conformal(scores.to_numpy()),
+            "covered": float((scores <= factors).mean()),
+            "width": float(widths.mean()),
+            "width_median": float(np.median(widths)),
+        }
+    return {"patients": len(known)} | result
 
 
-def _conformal(ratio: np.ndarray) -> tuple[float, float] | None:
-    count = (len(ratio) + 1) // _TAIL
-    if not count:
-        return None
-    ordered = np.sort(ratio)
-    return float(ordered[count - 1]), float(ordered[-count])
+def _conformal(scores: np.ndarray) -> float:
+    """Return the score that 90 % of the next ones do not exceed; infinity if there are too few."""
+    place = -(-(len(scores) + 1) * 9 // 10)
+    return float(np.sort(scores)[place - 1]) if place <= len(scores) else float("inf")

@@ -35,6 +35,7 @@ from brain_mri_segmentation.inference.postprocessing import (
 )
 from brain_mri_segmentation.inference.review import (
     agreement,
+    doubt,
     expected_dice,
     reason_to_review,
     reason_to_review_volume,
@@ -77,7 +78,7 @@ class Prediction:
     volume_review: str | None = None
     voxel_ml: float | None = None
     volume_expected_dice: float = float("nan")
-    volume_interval: tuple[float, float] | None = None
+    volume_interval: float | None = None
 
     @property
     def tumour_fraction(self) -> float:
@@ -93,12 +94,14 @@ class Prediction:
     def tumour_ml_interval(self) -> tuple[float, float] | None:
         """Millilitres between which the true volume lies with a probability of 90 %.
 
-        None without millilitres or tumour, for a single slice, and where the model knows none.
+        None without millilitres or tumour, for a single slice, without mirroring, and where the
+        model knows none.
         """
-        if not self.tumour_ml or not self.volume_interval or len(self.mask) == 1:
+        found, interval = self.tumour_ml, self.volume_interval
+        if not found or not interval or np.isnan(self.agreement) or len(self.mask) == 1:
             return None
-        low, high = self.volume_interval
-        return low * self.tumour_ml, high * self.tumour_ml
+        factor = float(np.exp(interval * doubt(self.agreement)))
+        return found / factor, found * factor
 
     def describe(self) -> str:
         """Return what was found in the volume as a few words, for where there is room for them."""

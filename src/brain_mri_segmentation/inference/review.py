@@ -9,6 +9,7 @@ from brain_mri_segmentation.parameters import PreprocessingParameters
 
 POSSIBLE = 0.2
 """Probability from which a pixel may be tumour, when the model says how good its mask is."""
+_LEAST_DOUBT = 0.02  # masks that agree wholly may be wrong as well; 0 to 0.1 make no difference
 _FEWEST_POSSIBLE_PIXELS = 50  # in a volume without a mask, less than this is noise
 # Of the 3,542 slices of the public cohort at hand, those with a brain in them lie within these.
 _DARKEST_DEVIATION = 2.0  # grey levels; below, there is nothing in the picture
@@ -56,6 +57,11 @@ def agreement(first: np.ndarray, second: np.ndarray) -> float:
     """
     total = np.count_nonzero(first) + np.count_nonzero(second)
     return 2 * np.count_nonzero(first & second) / total if total else float("nan")
+
+
+def doubt(agreement: float) -> float:
+    """Return the doubt about a volume on whose mask two views agree so far; NaN for NaN."""
+    return 1 - agreement + _LEAST_DOUBT
 
 
 def shows_head(volume: Volume) -> np.ndarray:

@@ -131,11 +131,10 @@ def calibrate_models(
     report = calibrate_folds(parts, evaluation.batch_size, device, evaluation.engine)
     interval = report["volume_interval"]
     logger.info(
-        "Out of fold: temperature %.2f, %.0f %% of the slices to review, volumes %s times what was "
-        "predicted in 90 %% of the patients (%s of those that were left out)",
+        "Out of fold: temperature %.2f, %.0f %% of the slices to review; the intervals of volumes "
+        "cover %s of the patients that were left out",
         report["temperature"],
         100 * report["review"]["flagged"],
-        interval["factors"],
         interval["covered"],
     )
     return report
