@@ -1,6 +1,7 @@
 # Images of this project, none with patients' data in it. Research use only, not a medical device.
 #
 #   docker build --target serving  --tag brain-mri-segmentation .            the service with one model
+#   docker build --target serving-lite --tag brain-mri-segmentation:lite .   the same without PyTorch
 #   docker build --target training --tag brain-mri-segmentation:training .   everything that `kedro run` needs
 #
 # Behind a package mirror, give your pip.conf: --secret id=pip,src=$HOME/.config/pip/pip.conf
@@ -27,27 +28,40 @@ RUN sed -e '/^ /d' -e 's/ \\$//' requirements.txt > constraints.txt
 # Enough for pip to find the dependencies, so that their layer outlives a change of the code.
 COPY src/brain_mri_segmentation/__init__.py src/brain_mri_segmentation/
 
-FROM sources AS serving-packages
+FROM sources AS service-packages
+# What an image is made of is listed in it for scanners: CycloneDX, by a tool that stays behind.
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    pip install ".[serving-openvino]" \
+    && python3 -m venv /opt/sbom && PIP_CONSTRAINT= /opt/sbom/bin/pip install cyclonedx-bom==7.5.0
+
+# Gone is what a running service never needs: headers, packages' own tests, pip; of OpenVINO what runs
+# on other processors, or reads other formats than its own.
+FROM service-packages AS serving-lite-packages
+COPY src src
+# SimpleITK is the largest package of all, for NRRD and MetaImage alone.
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    pip install --no-deps --force-reinstall . \
+    && cd /opt/venv/lib/python3*/site-packages \
+    && find . -type d -name tests -prune -exec rm -r {} + \
+    && rm -r openvino/include openvino/libs/cache.json openvino/libs/libopenvino_intel_[gn]pu_plugin.so \
+    && find openvino/libs -name 'libopenvino_*_frontend*' ! -name '*_ir_*' -delete \
+    && pip uninstall --yes --quiet simpleitk setuptools pip \
+    && /opt/sbom/bin/cyclonedx-py environment /opt/venv/bin/python --output-file /app/sbom.cdx.json
+
+FROM service-packages AS serving-packages
 # serving,segformer for a model of that architecture.
 ARG EXTRAS=serving
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf pip install ".[${EXTRAS}]"
 COPY src src
-# Gone are PyTorch's headers and its own tests (150 MB), and pip, which a running service never needs.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     pip install --no-deps --force-reinstall . \
-    && rm -r /opt/venv/lib/python3*/site-packages/torch/include \
-             /opt/venv/lib/python3*/site-packages/torch/test \
-    && pip uninstall --yes --quiet setuptools pip
-# What the image is made of, for scanners: CycloneDX, written by a tool that stays behind.
-RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
-    python3 -m venv /opt/sbom && PIP_CONSTRAINT= /opt/sbom/bin/pip install cyclonedx-bom==7.5.0 \
+    && cd /opt/venv/lib/python3*/site-packages && rm -r torch/include torch/test \
+    && pip uninstall --yes --quiet setuptools pip \
     && /opt/sbom/bin/cyclonedx-py environment /opt/venv/bin/python --output-file /app/sbom.cdx.json
 
 # --- serving -------------------------------------------------------------------------------------
 
-FROM base AS serving
-COPY --from=serving-packages /opt/venv /opt/venv
-COPY --from=serving-packages /app/sbom.cdx.json sbom.cdx.json
+FROM base AS service
 COPY conf/base conf/base
 # Settings of your own may be mounted here.
 COPY conf/local/README.md conf/local/
@@ -60,6 +74,14 @@ USER app
 EXPOSE 8000
 HEALTHCHECK --start-period=60s --timeout=5s CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ['UVICORN_PORT'] + '/ready', timeout=4)"]
 CMD ["python", "-m", "brain_mri_segmentation.serving"]
+
+FROM service AS serving-lite
+COPY --from=serving-lite-packages /opt/venv /opt/venv
+COPY --from=serving-lite-packages /app/sbom.cdx.json sbom.cdx.json
+
+FROM service AS serving
+COPY --from=serving-packages /opt/venv /opt/venv
+COPY --from=serving-packages /app/sbom.cdx.json sbom.cdx.json
 
 # --- a PACS to try the command with: conf/orthanc.json is its configuration ----------------------
 

@@ -33,11 +33,10 @@ from brain_mri_segmentation.inference.engines import (
     Engine,
     OnnxRuntimeEngine,
     OpenVINOEngine,
-    TorchEngine,
-    has_bfloat16,
 )
 from brain_mri_segmentation.inference.predictor import Predictor, best_device
-from brain_mri_segmentation.models import SHIPPED_MODEL, Checkpoint, create_model
+from brain_mri_segmentation.inference.torch_engine import TorchEngine, has_bfloat16
+from brain_mri_segmentation.models import SHIPPED_MODEL, Checkpoint, as_arrays, create_model
 
 PROJECT = Path(__file__).resolve().parents[1]
 REFERENCE = "torch fp32"
@@ -54,7 +53,7 @@ def load(model: str) -> Checkpoint:
     if "pretrained" in options:
         options = options | {"pretrained": False}
     network = create_model(model, options)
-    return Checkpoint(model, network.config, rules, network.state_dict())
+    return Checkpoint(model, network.config, rules, as_arrays(network.state_dict()))
 
 
 def engines(checkpoint: Checkpoint) -> dict[str, Callable[[], Engine]]:

@@ -1,6 +1,7 @@
-"""Build the serving image without a Docker engine, start the service inside it, and post a slice.
+"""Build a serving image without a Docker engine, start the service inside it, and post a slice.
 
-    .venv/bin/python scripts/build_image.py [--archive image.tar] [--build-arg MODEL=PATH]
+    .venv/bin/python scripts/build_image.py [--target serving-lite] [--archive image.tar]
+        [--build-arg MODEL=PATH]
 
 For Debian and Ubuntu, as root, with the packages buildah and debootstrap. The base image is made on
 the spot, so that no registry is needed. pip's own configuration goes into the build, with the files
@@ -138,8 +139,14 @@ def pip_configuration(folder: Path) -> list[str]:
 
 
 @contextmanager
-def service(buildah: Buildah, container: str, settings: dict, log: Path) -> Iterator[str]:
-    """Run the image's own command in a container, and yield its address on loopback."""
+def service(
+    buildah: Buildah, container: str, settings: dict, log: Path
+) -> Iterator[tuple[str, float, int]]:
+    """Run the image's own command in a container.
+
+    Yields:
+        Its address on loopback, the seconds until it was ready, and the process that runs it.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -150,17 +157,18 @@ def service(buildah: Buildah, container: str, settings: dict, log: Path) -> Iter
         log.open("w") as output,
         buildah.running(*command, *settings["Cmd"], stdout=output, stderr=output) as process,
     ):
-        for _ in range(240):
+        started = time.perf_counter()
+        while (seconds := time.perf_counter() - started) < 120:
             with suppress(httpx.TransportError):
                 if httpx.get(f"{address}/ready").status_code == 200:
                     break
             if process.poll() is not None:
                 raise SystemExit(f"{log.read_text()}Error: the service ended by itself.")
-            time.sleep(0.5)
+            time.sleep(0.1)
         else:
             raise SystemExit(f"{log.read_text()}Error: the service was not ready after 120 s.")
         buildah(*command, *settings["Healthcheck"]["Test"][1:])
-        yield address
+        yield address, seconds, process.pid
         os.kill(served_by(process.pid), signal.SIGTERM)  # as an engine stops a container
         process.wait(60)
     if "everything that was in flight is answered" not in log.read_text():
@@ -174,6 +182,12 @@ def served_by(pid: int) -> int:
             if b"imaging.decoder" not in Path(f"/proc/{child}/cmdline").read_bytes():
                 return served_by(int(child))
     return pid
+
+
+def memory_of(pid: int) -> float:
+    """Return what a process holds in memory, in MB."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1000
 
 
 def post_a_slice(address: str) -> str:
@@ -204,12 +218,12 @@ def build(folder: Path, options: argparse.Namespace) -> None:
     buildah = Buildah(folder)
     report(f"base image: Debian {SUITE} with {PACKAGES}")
     make_base(buildah)
-    report("serving image")
+    report(f"image {options.target}")
     arguments = pip_configuration(folder)
     for text in options.build_arg:
         arguments += ["--build-arg", text]
     # Docker's own format has the health check, which that of OCI lacks.
-    command = ["build", "--format", "docker", "--layers=false", "--target", "serving"]
+    command = ["build", "--format", "docker", "--layers=false", "--target", options.target]
     command += ["--build-arg", f"BASE={BASE}", *arguments, "--tag", IMAGE, str(PROJECT)]
     buildah(*command)
     sizes = buildah("images", "--format", "{{.Name}} {{.Size}}")
@@ -219,9 +233,10 @@ def build(folder: Path, options: argparse.Namespace) -> None:
     user = buildah("run", container, "--", "id", "-u")
     if user == "0":
         raise SystemExit("Error: the image runs as root.")
-    with service(buildah, container, settings, folder / "service.log") as address:
-        report(f"ready, healthy, as user {user}")
+    with service(buildah, container, settings, folder / "service.log") as (address, seconds, pid):
+        report(f"ready after {seconds:.1f} s, healthy, as user {user}")
         report("answer: " + post_a_slice(address))
+        report(f"memory: {memory_of(served_by(pid)):.0f} MB, without the decoders")
     report("stopped in order")
     if options.archive:
         buildah("push", IMAGE, f"docker-archive:{options.archive}:{IMAGE}")
@@ -233,6 +248,9 @@ def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--target", default="serving", help="serving, or serving-lite without torch"
     )
     parser.add_argument("--archive", type=Path, help="keep the image in a file, for `docker load`")
     parser.add_argument("--build-arg", action="append", default=[], help="such as MODEL=PATH")

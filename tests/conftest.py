@@ -17,7 +17,7 @@ from hub_server import Hub
 from kedro.config import OmegaConfigLoader
 
 from brain_mri_segmentation.cohort.phantom import write_cohort
-from brain_mri_segmentation.models import Checkpoint, create_model
+from brain_mri_segmentation.models import Checkpoint, as_arrays, create_model
 from brain_mri_segmentation.parameters import ProjectParameters, check_parameters
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -85,7 +85,7 @@ def model_path(parameters, tmp_path_factory) -> Path:
     model = create_model("unet", {"channels": [4, 8]})
     rules = parameters.preprocessing.model_dump() | {"image_size": 32, "min_component_ratio": 0}
     path = tmp_path_factory.mktemp("model") / "best.ckpt"
-    Checkpoint("unet", model.config, rules, model.state_dict()).save(path)
+    Checkpoint("unet", model.config, rules, as_arrays(model.state_dict())).save(path)
     return path
 
 

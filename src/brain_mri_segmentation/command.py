@@ -224,7 +224,7 @@ def info(
 
 def _describe(predictor: Predictor, place: str) -> dict[str, object]:
     checkpoint = predictor.checkpoint
-    parameters = sum(weight.numel() for weight in checkpoint.weights.values())
+    parameters = sum(weight.size for weight in checkpoint.weights.values())
     return {
         "version": __version__,
         "model": checkpoint.model_name,

@@ -10,15 +10,14 @@ from brain_mri_segmentation.datasets import (
     ExportedModelDataset,
     FolderDataset,
 )
-from brain_mri_segmentation.models import Checkpoint, create_model
+from brain_mri_segmentation.models import Checkpoint, as_arrays, create_model
 
 
 @pytest.fixture
 def checkpoint(parameters):
     model = create_model("unet", {"channels": [4, 8]})
-    return Checkpoint(
-        "unet", model.config, parameters.preprocessing.model_dump(), model.state_dict()
-    )
+    weights = as_arrays(model.state_dict())
+    return Checkpoint("unet", model.config, parameters.preprocessing.model_dump(), weights)
 
 
 def test_a_checkpoint_is_saved_and_loaded(checkpoint, tmp_path):

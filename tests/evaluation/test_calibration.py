@@ -19,7 +19,7 @@ from brain_mri_segmentation.evaluation.calibration import (
 )
 from brain_mri_segmentation.evaluation.metrics import confusion_counts, dice
 from brain_mri_segmentation.inference.predictor import Predictor
-from brain_mri_segmentation.models import Checkpoint, create_model
+from brain_mri_segmentation.models import Checkpoint, as_arrays, create_model
 
 LOGITS = calibration._LOGITS
 
@@ -148,7 +148,7 @@ def checkpoint(parameters):
     torch.manual_seed(0)
     model = create_model("unet", {"channels": [4, 8]})
     preprocessing = parameters.preprocessing.model_dump() | {"image_size": 32}
-    return Checkpoint("unet", model.config, preprocessing, model.state_dict())
+    return Checkpoint("unet", model.config, preprocessing, as_arrays(model.state_dict()))
 
 
 @pytest.fixture

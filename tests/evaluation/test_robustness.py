@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from brain_mri_segmentation.evaluation.robustness import AS_IT_IS, CONDITIONS, score_conditions
-from brain_mri_segmentation.inference.engines import TorchEngine
 from brain_mri_segmentation.inference.predictor import Predictor
-from brain_mri_segmentation.models import Checkpoint, create_model
+from brain_mri_segmentation.inference.torch_engine import TorchEngine
+from brain_mri_segmentation.models import Checkpoint, as_arrays, create_model
 
 
 def changed(name, image):
@@ -56,7 +56,9 @@ class BrightIsTumour(torch.nn.Module):
 def test_a_model_is_scored_under_every_condition(parameters):
     model = create_model("unet", {"channels": [4, 8]})
     preprocessing = parameters.preprocessing.model_dump()
-    predictor = Predictor(Checkpoint("unet", model.config, preprocessing, model.state_dict()))
+    predictor = Predictor(
+        Checkpoint("unet", model.config, preprocessing, as_arrays(model.state_dict()))
+    )
     predictor.engine = TorchEngine(BrightIsTumour())
     truth = np.zeros((256, 256), np.uint8)
     truth[100:130, 100:130] = 255

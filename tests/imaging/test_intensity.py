@@ -4,10 +4,10 @@ import torch
 
 from brain_mri_segmentation.imaging.intensity import (
     IntensityStatistics,
+    channels_first,
     normalise,
     resize_image,
     resize_mask,
-    to_tensor,
 )
 from brain_mri_segmentation.inference.postprocessing import (
     probability_to_mask,
@@ -63,14 +63,23 @@ def test_statistics_of_a_volume_are_those_of_all_its_pixels():
 def test_normalised_volume_has_mean_0_and_deviation_1_in_each_channel():
     random = np.random.default_rng(0)
     volume = random.integers(0, 200, (3, 32, 32, 3), dtype=np.uint8)
-    statistics = torch.from_numpy(IntensityStatistics.of(volume, 10, 99).values)
-    images = torch.stack([to_tensor(image[None]) for image in volume])
-    normalised = normalise(images, statistics[None])
+    statistics = IntensityStatistics.of(volume, 10, 99).values[None]
+    normalised = normalise(channels_first(volume[:, None]), statistics)
     assert normalised.shape == (3, 3, 32, 32)
-    torch.testing.assert_close(normalised.mean((0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
-    torch.testing.assert_close(
-        normalised.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-4, rtol=0
-    )
+    assert normalised.dtype == np.float32
+    np.testing.assert_allclose(normalised.mean((0, 2, 3)), 0, atol=1e-4)
+    np.testing.assert_allclose(normalised.std((0, 2, 3)), 1, atol=1e-4)
+
+
+def test_arrays_and_tensors_of_neighbouring_slices_are_normalised_alike_bit_for_bit():
+    random = np.random.default_rng(0)
+    slices = random.integers(0, 200, (2, 3, 8, 8, 3), dtype=np.uint8)  # 2 of 3 neighbours each
+    statistics = np.stack([IntensityStatistics.of(volume, 10, 99).values for volume in slices])
+    images = channels_first(slices)
+    assert np.array_equal(images[1, 3:6], slices[1, 1].transpose(2, 0, 1))
+    expected = normalise(images, statistics)
+    tensors = normalise(torch.from_numpy(images), torch.from_numpy(statistics))
+    assert np.array_equal(tensors.numpy(), expected)
 
 
 def test_each_slice_of_a_batch_is_normalised_by_its_own_statistics():
@@ -82,8 +91,8 @@ def test_each_slice_of_a_batch_is_normalised_by_its_own_statistics():
 
 def test_a_constant_channel_becomes_zero():
     image = np.full((8, 8, 3), 7, np.uint8)
-    statistics = torch.from_numpy(IntensityStatistics.of([image], 10, 99).values)
-    assert normalise(to_tensor(image[None])[None], statistics[None]).abs().max() == 0
+    statistics = IntensityStatistics.of([image], 10, 99).values
+    assert not normalise(channels_first(image[None])[None], statistics[None]).any()
 
 
 def test_statistics_of_nothing_are_refused():

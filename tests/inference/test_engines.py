@@ -16,12 +16,12 @@ from brain_mri_segmentation.inference import conversion
 from brain_mri_segmentation.inference.engines import (
     OnnxRuntimeEngine,
     OpenVINOEngine,
-    TorchEngine,
     create_engine,
-    has_bfloat16,
 )
 from brain_mri_segmentation.inference.predictor import Predictor
-from brain_mri_segmentation.models import SHIPPED_MODEL, Checkpoint, combine, create_model
+from brain_mri_segmentation.inference.torch_engine import TorchEngine, has_bfloat16
+from brain_mri_segmentation.models import SHIPPED_MODEL, Checkpoint, as_arrays, create_model
+from brain_mri_segmentation.models.ensemble import combine
 
 ENGINES = {
     "torch, fast": lambda model: TorchEngine(model.build(), fast=True),
@@ -63,7 +63,7 @@ def make_checkpoint(parameters, tiny_segformer):
             return combine({member: make(member) for member in ("unet", "segformer")}, False)
         network = create_model(name, options[name])
         rules = parameters.preprocessing.model_dump() | {"image_size": 64}
-        return Checkpoint(name, network.config, rules, network.state_dict())
+        return Checkpoint(name, network.config, rules, as_arrays(network.state_dict()))
 
     return make
 

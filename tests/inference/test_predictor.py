@@ -10,9 +10,9 @@ import torch
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.imaging.geometry import Geometry
 from brain_mri_segmentation.imaging.volume import Volume
-from brain_mri_segmentation.inference.engines import TorchEngine
 from brain_mri_segmentation.inference.predictor import Predictor, check_unseen, load_model
-from brain_mri_segmentation.models import Checkpoint, create_model
+from brain_mri_segmentation.inference.torch_engine import TorchEngine
+from brain_mri_segmentation.models import Checkpoint, as_arrays, create_model
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def checkpoint(parameters):
     model = create_model("unet", {"channels": [4, 8]})
     preprocessing = parameters.preprocessing.model_dump() | {"image_size": 32}
     metadata = {"train_patients": ["P0", "P9"], "val_patients": ["P1"]}
-    return Checkpoint("unet", model.config, preprocessing, model.state_dict(), metadata)
+    return Checkpoint("unet", model.config, preprocessing, as_arrays(model.state_dict()), metadata)
 
 
 def random_volume(slices, height=32, width=32):

@@ -5,7 +5,7 @@ import torch
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.inference.postprocessing import probability_of
 from brain_mri_segmentation.inference.predictor import Predictor
-from brain_mri_segmentation.models import Checkpoint, create_model
+from brain_mri_segmentation.models import Checkpoint, as_arrays, create_model
 from brain_mri_segmentation.models.ensemble import combine, find_checkpoints
 
 
@@ -21,7 +21,7 @@ def make_member(parameters, tiny_segformer):
             parameters.preprocessing.model_dump() | {"image_size": 64, "mirroring": False} | changes
         )
         metadata = {"train_patients": [f"T{seed}"], "val_patients": ["T1", f"V{seed}"]}
-        return Checkpoint(name, network.config, values, network.state_dict(), metadata)
+        return Checkpoint(name, network.config, values, as_arrays(network.state_dict()), metadata)
 
     return make
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from brain_mri_segmentation.models import Checkpoint, create_model
+from brain_mri_segmentation.models import Checkpoint, as_arrays, create_model
 
 
 @pytest.fixture
@@ -23,7 +23,9 @@ def make_checkpoint(parameters, tiny_segformer):
         channels = 3 * (1 + 2 * preprocessing["context"])
         model = create_model(name, options[name], channels)
         metadata = {"epoch": 3, "train_patients": ["P0"], "val_patients": ["P1"]}
-        return Checkpoint(name, model.config, preprocessing, model.state_dict(), metadata)
+        return Checkpoint(
+            name, model.config, preprocessing, as_arrays(model.state_dict()), metadata
+        )
 
     return make
 

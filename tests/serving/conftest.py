@@ -13,7 +13,7 @@ import torch
 from fastapi.testclient import TestClient
 
 from brain_mri_segmentation.inference.predictor import Predictor
-from brain_mri_segmentation.models import Checkpoint, create_model
+from brain_mri_segmentation.models import Checkpoint, as_arrays, create_model
 from brain_mri_segmentation.serving.app import Service, build_app
 
 LOCALHOST = "http://localhost"  # a name that is allowed
@@ -26,7 +26,7 @@ def predictor(parameters):
     torch.manual_seed(0)
     model = create_model("unet", {"channels": [4, 8]})
     preprocessing = parameters.preprocessing.model_dump() | {"image_size": 64, "threshold": 0.65}
-    weights, metadata = model.state_dict(), {"val_dice": 0.25}
+    weights, metadata = as_arrays(model.state_dict()), {"val_dice": 0.25}
     return Predictor(Checkpoint("unet", model.config, preprocessing, weights, metadata))
 
 

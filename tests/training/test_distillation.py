@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.models import Checkpoint, create_model
+from brain_mri_segmentation.models import Checkpoint, as_arrays, create_model
 from brain_mri_segmentation.training import Partition, TrainingConfig, fit_model
 from brain_mri_segmentation.training.distillation import load_teacher
 from brain_mri_segmentation.training.module import SegmentationModule
@@ -17,7 +17,7 @@ def teacher(parameters):
     rules = parameters.preprocessing.model_dump() | {"image_size": 32, "context": 1}
     rules["temperature"] = 2.0
     patients = {"train_patients": ["P0", "P1", "P2", "P3"], "val_patients": ["P4"]}
-    return Checkpoint("unet", network.config, rules, network.state_dict(), patients)
+    return Checkpoint("unet", network.config, rules, as_arrays(network.state_dict()), patients)
 
 
 def test_a_teacher_gives_its_calibrated_probability(teacher, parameters, tmp_path):

@@ -1,4 +1,4 @@
-"""The one way from pixels to a tensor and back, shared by training, evaluation and serving.
+"""The one way from pixels to what a network sees, for training, evaluation and serving.
 
 A slice goes through ``resize_image`` (of a volume ``to_model_grid``) -> ``normalise``; the
 way back is in ``inference.postprocessing``. The normalisation is
@@ -8,13 +8,18 @@ percentiles and scaled to mean 0 and standard deviation 1, here per channel.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
 from PIL import Image
 
 from brain_mri_segmentation.imaging.geometry import crop_or_pad, model_shape
 from brain_mri_segmentation.imaging.volume import Volume
+
+if TYPE_CHECKING:
+    import torch
+
+Array = TypeVar("Array", np.ndarray, "torch.Tensor")
 
 CHANNELS = 3  # pre-contrast, FLAIR, post-contrast
 FLAIR = 1  # in which the tumour is bright
@@ -136,10 +141,10 @@ def _clipped_moments(counts: np.ndarray, lower: float, upper: float) -> np.ndarr
     return np.array([low, high, mean, deviation or 1.0], dtype=np.float32)
 
 
-def to_tensor(slices: np.ndarray) -> torch.Tensor:
-    """Turn neighbouring slices (..., K, H, W, 3) uint8 into tensors (..., 3 K, H, W) uint8."""
-    channels_first = np.moveaxis(slices, -1, -3)  # (..., K, 3, H, W)
-    return torch.from_numpy(np.ascontiguousarray(channels_first)).flatten(-4, -3)
+def channels_first(slices: np.ndarray) -> np.ndarray:
+    """Turn neighbouring slices (..., K, H, W, 3) into images (..., 3 K, H, W) of the same dtype."""
+    *rest, count, height, width, channels = slices.shape
+    return np.moveaxis(slices, -1, -3).reshape(*rest, count * channels, height, width)
 
 
 def neighbours(count: int, context: int) -> np.ndarray:
@@ -156,16 +161,17 @@ def neighbours(count: int, context: int) -> np.ndarray:
     return places.clip(0, count - 1)
 
 
-def normalise(images: torch.Tensor, statistics: torch.Tensor) -> torch.Tensor:
-    """Clip and standardise intensities.
+def normalise(images: Array, statistics: Array) -> Array:
+    """Clip and standardise intensities, of arrays or, where a network is trained, of tensors.
 
     Args:
-        images: (N, 3 K, H, W), uint8 or float, of K neighbouring slices.
+        images: (N, 3 K, H, W), uint8 or float32, of K neighbouring slices.
         statistics: (N, 4, 3) or (1, 4, 3), ``IntensityStatistics.values`` of each slice's volume.
 
     Returns:
         (N, 3 K, H, W) float32, mean 0 and standard deviation 1 over the volume.
     """
-    statistics = statistics.repeat(1, 1, images.shape[1] // CHANNELS)
-    low, high, mean, deviation = statistics[..., None, None].unbind(1)  # (N, 3 K, 1, 1)
-    return (torch.clamp(images.float(), low, high) - mean) / deviation
+    low, high, mean, deviation = (statistics[:, n, None, :, None, None] for n in range(4))
+    sequences = images.reshape(len(images), -1, CHANNELS, *images.shape[2:])  # (N, K, 3, H, W)
+    normalised = (sequences.clip(low, high) - mean) / deviation
+    return normalised.reshape(images.shape)

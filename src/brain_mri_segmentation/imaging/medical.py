@@ -223,7 +223,13 @@ def _channels(shape: tuple[int, ...], dtype: np.dtype) -> int:
 
 
 def _read_itk(content: bytes) -> Scan:
-    import SimpleITK
+    try:
+        import SimpleITK
+    except ModuleNotFoundError as error:  # the small image is without it
+        raise InputError(
+            "NRRD and MetaImage need the package simpleitk, which is not installed here. Save the "
+            "file as NIfTI, or install it: pip install simpleitk"
+        ) from error
 
     nrrd = content.startswith(b"NRRD")
     named = _DATA_FILE.findall(content.partition(b"\n\n")[0] if nrrd else content)

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from platformdirs import user_cache_path
 
 import brain_mri_segmentation.models
@@ -21,6 +21,9 @@ from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.imaging.intensity import CHANNELS
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import PreprocessingParameters
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +52,8 @@ def to_onnx(checkpoint: Checkpoint) -> bytes:
         InputError: onnxruntime gives other logits.
     """
     network, shape = checkpoint.build(), input_shape(checkpoint)
+    import torch
+
     # It misses torchvision, which we do not.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(action="ignore"):
@@ -69,16 +74,18 @@ def to_onnx(checkpoint: Checkpoint) -> bytes:
     return onnx
 
 
-@torch.inference_mode()
-def _check_onnx(onnx: bytes, network: torch.nn.Module, shape: tuple[int, int, int]) -> None:
+def _check_onnx(onnx: bytes, network: "torch.nn.Module", shape: tuple[int, int, int]) -> None:
     import onnxruntime
+    import torch
 
     random = torch.Generator().manual_seed(0)
     session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
     for count in (1, 3):
         image = torch.randn(count, *shape, generator=random)
         (logits,) = session.run(["logits"], {"image": image.numpy()})
-        if (difference := float(np.abs(logits - network(image).numpy()).max())) > _SAME_LOGITS:
+        with torch.inference_mode():
+            expected = network(image).numpy()
+        if (difference := float(np.abs(logits - expected).max())) > _SAME_LOGITS:
             raise InputError(
                 f"onnxruntime's logits differ from the checkpoint's by {difference:.2g}, more than "
                 f"{_SAME_LOGITS:.0e}. Go on without ONNX: --params publishing.onnx=false"
@@ -93,6 +100,8 @@ def to_openvino(checkpoint: Checkpoint, path: Path) -> None:
     import openvino
 
     network, shape = checkpoint.build(), input_shape(checkpoint)
+    import torch
+
     # The tracer warns of checks of the input's shape, which is the same for ever; OpenVINO's own
     # call of it would run the network three times.
     with warnings.catch_warnings(action="ignore"), torch.inference_mode():

@@ -1,14 +1,14 @@
 """What runs the network: PyTorch, OpenVINO or ONNX Runtime."""
 
+import os
 from functools import cache
 from importlib.util import find_spec
 from threading import Lock
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
-import torch
 
-from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.errors import InputError, needs_torch
 from brain_mri_segmentation.inference.conversion import ONNX_FILE, converted, to_onnx, to_openvino
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import EngineName
@@ -25,8 +25,8 @@ class Engine(Protocol):
 
     name: str
     """Package and number format, such as ``openvino bf16``."""
-    device: torch.device
-    """Where it runs."""
+    device: str
+    """Where it runs, such as ``cpu`` or ``cuda``."""
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
         """Run one forward pass.
@@ -37,32 +37,6 @@ class Engine(Protocol):
         Returns:
             (N, S, S) float32, log(p / (1 - p)) of the tumour.
         """
-
-
-class TorchEngine:
-    """PyTorch, on any device.
-
-    Args:
-        network: In evaluation mode; gives logits (N, 2, S, S).
-        device: Such as ``cpu``, ``cuda`` or ``mps``.
-        fast: In bfloat16 and channels last where the device is faster with them. Otherwise in 32
-            bits, the reference for all engines.
-    """
-
-    def __init__(self, network: torch.nn.Module, device: str = "cpu", fast: bool = False) -> None:
-        self.device = torch.device(device)
-        self._layout = fastest_layout(device) if fast else torch.contiguous_format
-        self._bfloat16 = fast and has_bfloat16(device)
-        self._network = network.to(self.device, memory_format=self._layout)  # type: ignore[call-overload]
-        self.name = "torch bf16" if self._bfloat16 else "torch fp32"
-
-    @torch.inference_mode()
-    def __call__(self, inputs: np.ndarray) -> np.ndarray:
-        """Run one forward pass (see ``Engine``)."""
-        images = torch.from_numpy(inputs).to(self.device, memory_format=self._layout)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16):
-            logits = self._network(images)
-        return (logits[:, 1].float() - logits[:, 0].float()).cpu().numpy()
 
 
 @cache
@@ -79,7 +53,7 @@ def openvino_core() -> "openvino.Core":
 
 
 class OpenVINOEngine:
-    """OpenVINO on the processor, with as many threads as PyTorch (``OMP_NUM_THREADS``).
+    """OpenVINO on the processor.
 
     Args:
         checkpoint: The model.
@@ -87,7 +61,7 @@ class OpenVINOEngine:
             the processor has instructions for it, else fp32.
     """
 
-    device = torch.device("cpu")
+    device = "cpu"
 
     def __init__(self, checkpoint: Checkpoint, precision: Precision | None = None) -> None:
         import openvino
@@ -110,7 +84,7 @@ class OpenVINOEngine:
                 # In an INT8 model, of the layers that are left in floating point.
                 "INFERENCE_PRECISION_HINT": _HINTS[floats if precision == "int8" else precision],
                 "PERFORMANCE_HINT": "LATENCY",
-                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+                "INFERENCE_NUM_THREADS": _threads(),
                 "ENABLE_CPU_PINNING": False,  # or two processes would share one core
             },
         )
@@ -132,13 +106,13 @@ class OnnxRuntimeEngine:
         checkpoint: The model.
     """
 
-    name, device = "onnxruntime fp32", torch.device("cpu")
+    name, device = "onnxruntime fp32", "cpu"
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
+        options.intra_op_num_threads = _threads()
         # Threads that wait actively would slow down whatever else the process does.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         with converted(
@@ -167,11 +141,14 @@ def create_engine(checkpoint: Checkpoint, name: EngineName, device: str) -> Engi
         device: Where PyTorch runs; the others run on the processor.
 
     Raises:
-        InputError: The engine is not installed, or the network cannot be converted for it.
+        InputError: The engine is not installed, or the network cannot be converted for it; also
+            since there is no PyTorch.
     """
     if name == "auto" and device == "cpu" and find_spec("openvino"):
         return OpenVINOEngine(checkpoint, "int8" if checkpoint.int8 else None)
     if name in ("auto", "torch"):
+        with needs_torch(f"For engine={name}" + " without OpenVINO" * (name == "auto")):
+            from brain_mri_segmentation.inference.torch_engine import TorchEngine
         return TorchEngine(checkpoint.build(), device, fast=name == "auto")
     if find_spec(name) is None:
         raise InputError(
@@ -181,20 +158,9 @@ def create_engine(checkpoint: Checkpoint, name: EngineName, device: str) -> Engi
     return OpenVINOEngine(checkpoint) if name == "openvino" else OnnxRuntimeEngine(checkpoint)
 
 
-def has_bfloat16(device: str) -> bool:
-    """Say whether a device calculates in bfloat16; others emulate it, many times slower."""
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported()
-    capabilities = torch.cpu.get_capabilities() if device == "cpu" else {}
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
-
-
-def fastest_layout(device: str) -> torch.memory_format:
-    """Return the layout in which convolutions are fastest on a device.
-
-    Channels last wins on NVIDIA GPUs and on processors with AVX-512; on those with AVX2 alone it
-    loses (benchmarks/train_throughput.py shows both).
-    """
-    if device == "cuda" or (device == "cpu" and torch.cpu.get_capabilities().get("avx512_f")):
-        return torch.channels_last
-    return torch.contiguous_format
+def _threads() -> int:
+    """Return how many threads an engine takes: ``OMP_NUM_THREADS``, or one a core."""
+    asked_for = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    if asked_for.isdecimal() and int(asked_for):
+        return int(asked_for)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

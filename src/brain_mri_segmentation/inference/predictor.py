@@ -13,16 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from pydantic import ValidationError
 
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.imaging.intensity import (
     IntensityStatistics,
+    channels_first,
     neighbours,
     normalise,
     to_model_grid,
-    to_tensor,
 )
 from brain_mri_segmentation.imaging.naming import patient_of
 from brain_mri_segmentation.imaging.volume import Volume
@@ -202,14 +201,13 @@ class Predictor:
         rules = self.preprocessing
         slices = to_model_grid(volume, rules.image_size)
         measured = IntensityStatistics.of(slices, rules.lower_percentile, rules.upper_percentile)
-        statistics = torch.from_numpy(measured.values)[None]  # (1, 4, 3)
         places = neighbours(len(slices), rules.context)
 
         def batch(start: int) -> np.ndarray:
             own = places[start : start + batch_size]  # (n, K)
             first, last = own.min(), own.max()
-            images = to_tensor(slices[first : last + 1, None])  # each slice once: (m, 3, S, S)
-            normalised = normalise(images, statistics).numpy()
+            images = channels_first(slices[first : last + 1, None])  # each once: (m, 3, S, S)
+            normalised = normalise(images, measured.values[None])
             return normalised[own - first].reshape(len(own), -1, *slices.shape[1:3])
 
         return map(batch, range(0, len(slices), batch_size))
@@ -280,6 +278,10 @@ def best_device(accelerator: str = "auto") -> str:
         accelerator: ``cpu`` leaves a GPU alone.
     """
     if accelerator == "cpu":
+        return "cpu"
+    try:
+        import torch
+    except ModuleNotFoundError:  # OpenVINO runs on the processor
         return "cpu"
     if torch.cuda.is_available():
         return "cuda"

@@ -1,13 +1,9 @@
-"""Architectures behind the parameter ``model``, and the checkpoint that carries one."""
+"""Architectures behind the parameter ``model``, and the checkpoint that carries one.
 
-from brain_mri_segmentation.models import (  # noqa: F401 - each registers itself
-    ensemble,
-    segformer,
-    unet,
-    unet_efficientnet,
-)
-from brain_mri_segmentation.models.checkpoint import RUN_FILE, SHIPPED_MODEL, Checkpoint
-from brain_mri_segmentation.models.ensemble import EnsembleOptions, combine, find_checkpoints
+The networks themselves are imported when one is built, since they need PyTorch.
+"""
+
+from brain_mri_segmentation.models.checkpoint import RUN_FILE, SHIPPED_MODEL, Checkpoint, as_arrays
 from brain_mri_segmentation.models.registry import (
     SegmentationModel,
     check_model_name,
@@ -20,12 +16,10 @@ __all__ = [
     "RUN_FILE",
     "SHIPPED_MODEL",
     "Checkpoint",
-    "EnsembleOptions",
     "SegmentationModel",
+    "as_arrays",
     "check_model_name",
     "check_model_options",
-    "combine",
     "create_model",
-    "find_checkpoints",
     "rebuild_model",
 ]

@@ -6,14 +6,17 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import safetensors.torch
-import torch
+import numpy as np
+import safetensors.numpy
 
-from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.models.registry import MODELS, rebuild_model
+from brain_mri_segmentation.errors import InputError, needs_torch
+from brain_mri_segmentation.models.registry import ARCHITECTURES, rebuild_model
 from brain_mri_segmentation.runtime.files import write_atomically
+
+if TYPE_CHECKING:
+    import torch
 
 SHIPPED_MODEL = Path(__file__).parents[1] / "pretrained" / "unet_efficientnet"
 """The exported model that comes with the package; in a checkout, a link to data/06_models."""
@@ -34,13 +37,13 @@ RUN_FILE = "run.json"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained model as plain values and tensors; no pickled code is written or read.
+    """A trained model as plain values and arrays; no pickled code is written or read.
 
     Attributes:
         model_name: Name of the architecture in the registry.
         model_config: What the architecture needs to build the same network.
         preprocessing: Image size, normalisation and threshold (``PreprocessingParameters``).
-        weights: The network's state dict.
+        weights: The network's state dict (``as_arrays``).
         metadata: Where it comes from: epoch, validation scores, parameters, fingerprints.
         int8: A copy of the network in 8 bits, as OpenVINO's .xml and .bin, if publishing kept one;
             it is in exported folders alone.
@@ -49,7 +52,7 @@ class Checkpoint:
     model_name: str
     model_config: dict[str, object]
     preprocessing: dict[str, object]
-    weights: dict[str, torch.Tensor]
+    weights: dict[str, np.ndarray]
     metadata: dict[str, Any] = field(default_factory=dict)
     int8: tuple[bytes, bytes] | None = field(default=None, repr=False)
 
@@ -59,7 +62,9 @@ class Checkpoint:
         Raises:
             InputError: The file cannot be written, such as on a full disk.
         """
-        values = self.describe() | {"weights": self.weights}
+        import torch
+
+        values = self.describe() | {"weights": _as_tensors(self.weights)}
         values |= {"format": FORMAT, "digest": self.digest}
         write_atomically(path, lambda file: torch.save(values, file))
 
@@ -68,8 +73,8 @@ class Checkpoint:
         """Read a file that ``save`` wrote, or a folder with what ``folder_files`` gave.
 
         Raises:
-            InputError: There is neither, it holds no model of this project, or a byte of it has
-                changed since.
+            InputError: There is neither, it holds no model of this project, a byte of it has
+                changed since, or it is a file and PyTorch is not installed.
         """
         try:
             checkpoint, digest = _read_folder(path) if path.is_dir() else _read_file(path)
@@ -100,12 +105,7 @@ class Checkpoint:
             if not isinstance(getattr(self, name), dict):
                 raise ValueError(f"{name} is no table of values by name")
         for name, value in self.weights.items():
-            if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
-                raise ValueError(f"{name} is no tensor")
-            # A view can repeat one number of the file for ever.
-            if value.untyped_storage().nbytes() < value.numel() * value.element_size():
-                raise ValueError(f"{name} is larger than what is stored of it")
-            if value.is_complex() or not value.isfinite().all():
+            if np.iscomplexobj(value) or not np.isfinite(value).all():
                 raise ValueError(f"{name} holds what is no finite number (NaN or infinity)")
 
     def _with_current_names(self) -> "Checkpoint":
@@ -113,21 +113,22 @@ class Checkpoint:
         current = {new: self.preprocessing[old] for new, old in names.items()}
         return replace(self, preprocessing=current)
 
-    def build(self) -> torch.nn.Module:
+    @needs_torch("To convert a model, or to run it with engine=torch")
+    def build(self) -> "torch.nn.Module":
         """Rebuild the network with its weights, in evaluation mode, on the CPU.
 
         Raises:
-            InputError: The weights do not fit the architecture.
+            InputError: The weights do not fit the architecture, or PyTorch is not installed.
         """
-        return rebuild_model(self.model_name, self.model_config, self.weights)
+        return rebuild_model(self.model_name, self.model_config, _as_tensors(self.weights))
 
     @property
     def digest(self) -> str:
         """16 hexadecimal digits that tell models apart: their weights and preprocessing."""
         digest = hashlib.sha256(json.dumps(self.preprocessing, sort_keys=True).encode())
         for name, value in sorted(self.weights.items()):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            digest.update(f"{name} torch.{value.dtype} {value.shape}".encode())
+            digest.update(np.ascontiguousarray(value).data)
         return digest.hexdigest()[:16]
 
     def in_half_precision(self) -> "Checkpoint":
@@ -135,13 +136,14 @@ class Checkpoint:
 
         Norms and biases, which are few and may be large, stay as they are.
         """
-        weights = {n: w.half() if w.dim() > 1 else w for n, w in self.weights.items()}
-        return replace(self, weights=weights)
+        weights = self.weights.items()
+        half = {n: w.astype(np.float16) if w.ndim > 1 else w for n, w in weights}
+        return replace(self, weights=half)
 
     @property
     def library(self) -> str:
         """Library that loads an exported folder, as the hub calls it."""
-        return MODELS[self.model_name].LIBRARY
+        return ARCHITECTURES[self.model_name].LIBRARY
 
     def folder_files(self, results: Mapping[str, object]) -> dict[str, bytes]:
         """Lay the model out as a folder that transformers and the Hugging Face hub understand.
@@ -152,7 +154,8 @@ class Checkpoint:
         Returns:
             The contents of each file by its name.
         """
-        config, weights = MODELS[self.model_name].to_hub(self.model_config, self.weights)
+        layout = ARCHITECTURES[self.model_name]
+        config, weights = layout.to_hub(self.model_config, self.weights)
         stored = _to_json(config)
         run = {
             "format": FORMAT,
@@ -163,10 +166,10 @@ class Checkpoint:
         }
         copy = dict(zip(INT8_FILES, self.int8 or (), strict=False))
         run |= {"sha256": {name: hashlib.sha256(copy[name]).hexdigest() for name in copy}}
-        contiguous = {name: value.contiguous() for name, value in weights.items()}
+        contiguous = {name: np.asarray(value, order="C") for name, value in weights.items()}
         return {
             CONFIG_FILE: stored,
-            WEIGHTS_FILE: safetensors.torch.save(contiguous, metadata={"format": "pt"}),
+            WEIGHTS_FILE: safetensors.numpy.save(contiguous, metadata={"format": "pt"}),
             PREPROCESSOR_FILE: _to_json({"preprocessing": self.preprocessing}),
             RUN_FILE: _to_json(run | dict(results)),
             **copy,
@@ -179,10 +182,34 @@ class Checkpoint:
         return values
 
 
+def as_arrays(state: "Mapping[str, torch.Tensor]") -> dict[str, np.ndarray]:
+    """Return a network's state dict as a checkpoint holds it; both share their memory.
+
+    Raises:
+        ValueError: A value is no tensor, or a view that is larger than what is stored of it.
+    """
+    import torch
+
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
+            raise ValueError(f"{name} is no tensor")
+        # A view can repeat one number of a file for ever.
+        if value.untyped_storage().nbytes() < value.numel() * value.element_size():
+            raise ValueError(f"{name} is larger than what is stored of it")
+    return {name: value.detach().cpu().numpy() for name, value in state.items()}
+
+
+def _as_tensors(weights: Mapping[str, np.ndarray]) -> "dict[str, torch.Tensor]":
+    import torch
+
+    return {name: torch.tensor(value) for name, value in weights.items()}
+
+
 def _to_json(values: dict[str, object]) -> bytes:
     return (json.dumps(values, indent=2) + "\n").encode()
 
 
+@needs_torch("To read a checkpoint (.ckpt)")
 def _read_file(path: Path) -> tuple[Checkpoint, str | None]:
     """Return what ``save`` wrote, and the digest; versions before 0.2 stored none."""
     if not path.is_file():
@@ -190,6 +217,8 @@ def _read_file(path: Path) -> tuple[Checkpoint, str | None]:
             f"There is no checkpoint at {path}. Train a model first "
             "(kedro run --pipeline training), or correct the path."
         )
+    import torch
+
     try:
         with zipfile.ZipFile(path) as parts:
             if damaged := parts.testzip():  # torch does not look at the checksums that it writes
@@ -210,6 +239,8 @@ def _read_file(path: Path) -> tuple[Checkpoint, str | None]:
             "Give the best.ckpt that the training pipeline saved."
         )
     digest = values.pop("digest", None)
+    if isinstance(values["weights"], dict):  # what is not is refused with the other values
+        values["weights"] = as_arrays(values["weights"])
     return Checkpoint(**values), digest
 
 
@@ -223,12 +254,12 @@ def _read_folder(path: Path) -> tuple[Checkpoint, str | None]:
         )
     stored = (path / CONFIG_FILE).read_bytes()
     config, preprocessor, run = (json.loads((path / name).read_bytes()) for name in names[:3])
-    weights = safetensors.torch.load_file(path / WEIGHTS_FILE)
+    weights = safetensors.numpy.load_file(path / WEIGHTS_FILE)
     name, digest, metadata = (run[key] for key in ("model_name", "digest", "metadata"))
-    if run.get("format") != FORMAT or name not in MODELS:
+    if run.get("format") != FORMAT or name not in ARCHITECTURES:
         raise InputError(
             f"{path} holds a model '{name}' in format '{run.get('format')}'; this version knows "
-            f"{', '.join(MODELS)} in format {FORMAT}. Install the version that exported it."
+            f"{', '.join(ARCHITECTURES)} in format {FORMAT}. Install the version that exported it."
         )
     if run.get("config_sha256") not in (None, hashlib.sha256(stored).hexdigest()):
         raise ValueError(f"{CONFIG_FILE} was changed")
@@ -239,5 +270,5 @@ def _read_folder(path: Path) -> tuple[Checkpoint, str | None]:
             if hashlib.sha256(content).hexdigest() != copies[copy]:
                 raise ValueError(f"{copy} was changed")
         int8 = network, constants
-    config, weights = MODELS[name].from_hub(config, weights)
+    config, weights = ARCHITECTURES[name].from_hub(config, weights)
     return Checkpoint(name, config, preprocessor["preprocessing"], weights, metadata, int8), digest

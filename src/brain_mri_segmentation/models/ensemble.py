@@ -12,7 +12,7 @@ from torch import nn
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.models.checkpoint import Checkpoint
 from brain_mri_segmentation.models.hub import HubModel
-from brain_mri_segmentation.models.registry import MODELS, register
+from brain_mri_segmentation.models.registry import architecture, register
 
 _SMALLEST = 1e-6  # probabilities are kept this far from 0 and 1, so that their logarithm is finite
 
@@ -51,7 +51,7 @@ class Ensemble(nn.Module, HubModel):
         self.config = {"members": members}
         self.temperatures = [member["temperature"] for member in members]
         self.members = nn.ModuleList(
-            MODELS[member["model_name"]](**member["model_config"]) for member in members
+            architecture(member["model_name"])(**member["model_config"]) for member in members
         )
 
     @classmethod

@@ -1,17 +1,20 @@
 """Which architectures there are.
 
-A new one is a file beside this one, registered under its name, and a line in ``models/__init__``.
+A new one is a file beside this one, named as the class in it is registered, and a line in
+``ARCHITECTURES``. The files are imported when they are needed, since they need PyTorch.
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol, Self, TypeVar
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
-import torch
 from pydantic import BaseModel, ValidationError
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.models.hub import Config, Weights
+from brain_mri_segmentation.models.layout import Layout, SegFormerLayout
+
+if TYPE_CHECKING:
+    import torch
 
 
 class SegmentationModel(Protocol):
@@ -20,9 +23,6 @@ class SegmentationModel(Protocol):
     Options: ClassVar[type[BaseModel]]
     """Its options in ``parameters.yml``, under ``models.<name>``."""
 
-    LIBRARY: ClassVar[str]
-    """Library that loads an exported folder, as the hub calls it."""
-
     config: dict[str, object]
     """Plain values with which the class itself builds the same network again."""
 
@@ -30,20 +30,19 @@ class SegmentationModel(Protocol):
     def create(cls, options: BaseModel, in_channels: int) -> Self:
         """Build a network to be trained."""
 
-    @classmethod
-    def to_hub(cls, config: Config, weights: Weights) -> tuple[Config, Weights]:
-        """Turn ``config`` and state dict into what an exported folder holds."""
-
-    @classmethod
-    def from_hub(cls, config: Config, weights: Weights) -> tuple[Config, Weights]:
-        """Turn what an exported folder holds into ``config`` and state dict."""
-
-    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+    def __call__(self, image: "torch.Tensor") -> "torch.Tensor":
         """Return logits (N, 2, H, W), background and tumour, of images (N, C, H, W)."""
 
 
-MODELS: dict[str, type[Any]] = {}
-"""Architectures by the value of the parameter ``model``."""
+ARCHITECTURES: dict[str, type[Layout]] = {
+    "ensemble": Layout,
+    "segformer": SegFormerLayout,
+    "unet": Layout,
+    "unet_efficientnet": Layout,
+}
+"""Values of the parameter ``model``, and how an exported folder of each is laid out."""
+
+_registered: dict[str, type[Any]] = {}
 
 T = TypeVar("T", bound=type)
 
@@ -51,11 +50,22 @@ T = TypeVar("T", bound=type)
 def register(name: str) -> Callable[[T], T]:
     """Make a class known as the architecture ``name``."""
 
-    def add(architecture: T) -> T:
-        MODELS[name] = architecture
-        return architecture
+    def add(network: T) -> T:
+        _registered[name] = network
+        return network
 
     return add
+
+
+def architecture(name: str) -> type[Any]:
+    """Return the class of an architecture (``SegmentationModel``).
+
+    Raises:
+        KeyError: There is none of that name.
+    """
+    _ = ARCHITECTURES[name]
+    import_module(f"{__package__}.{name}")
+    return _registered[name]
 
 
 def check_model_name(name: str) -> str:
@@ -64,8 +74,8 @@ def check_model_name(name: str) -> str:
     Raises:
         ValueError: There is no such architecture.
     """
-    if name not in MODELS:
-        raise ValueError(f"unknown model '{name}'. Allowed: {', '.join(MODELS)}")
+    if name not in ARCHITECTURES:
+        raise ValueError(f"unknown model '{name}'. Allowed: {', '.join(ARCHITECTURES)}")
     return name
 
 
@@ -78,16 +88,16 @@ def check_model_options(options: dict[str, dict[str, object]]) -> dict[str, dict
     for name, values in options.items():
         check_model_name(name)
         try:
-            MODELS[name].Options.model_validate(values)
+            architecture(name).Options.model_validate(values)
         except ValidationError as error:
             problem = error.errors()[0]
             where = ".".join(str(part) for part in (name, *problem["loc"]))
-            allowed = ", ".join(MODELS[name].Options.model_fields)
+            allowed = ", ".join(architecture(name).Options.model_fields)
             raise ValueError(f"{where}: {problem['msg']}. Allowed here: {allowed}") from None
     return options
 
 
-def create_model(name: str, options: dict[str, object], in_channels: int = 3) -> torch.nn.Module:
+def create_model(name: str, options: dict[str, object], in_channels: int = 3) -> "torch.nn.Module":
     """Build a network to be trained.
 
     Args:
@@ -99,26 +109,27 @@ def create_model(name: str, options: dict[str, object], in_channels: int = 3) ->
         ValueError: The name or an option is unknown.
         InputError: Pretrained weights cannot be had.
     """
-    architecture = MODELS[check_model_name(name)]
-    return architecture.create(architecture.Options.model_validate(options), in_channels)
+    network = architecture(check_model_name(name))
+    return network.create(network.Options.model_validate(options), in_channels)
 
 
 def rebuild_model(
-    name: str, config: dict[str, object], weights: dict[str, torch.Tensor]
-) -> torch.nn.Module:
+    name: str, config: dict[str, object], weights: "dict[str, torch.Tensor]"
+) -> "torch.nn.Module":
     """Build the network that a checkpoint describes, with its weights, ready for inference.
 
     Raises:
         InputError: This version knows no such architecture, or the weights belong to another.
     """
-    if name not in MODELS:
+    if name not in ARCHITECTURES:
         raise InputError(
             f"The checkpoint holds a model '{name}', which this version does not know. "
-            f"It knows {', '.join(MODELS)}; install the version that trained it."
+            f"It knows {', '.join(ARCHITECTURES)}; install the version that trained it."
         )
+    made = architecture(name)
     try:
-        _check_shapes(name, config, weights)
-        network = MODELS[name](**config)
+        _check_shapes(made, config, weights)
+        network = made(**config)
         network.load_state_dict(weights)
     # A hostile config can hold anything in any place.
     except Exception as error:
@@ -130,12 +141,17 @@ def rebuild_model(
     return network.eval()
 
 
-def _check_shapes(name: str, config: dict[str, object], weights: dict[str, torch.Tensor]) -> None:
+def _check_shapes(
+    made: type[Any], config: dict[str, object], weights: "dict[str, torch.Tensor]"
+) -> None:
     """Compare a network with its weights before memory is taken for it.
 
     Raises:
         ValueError: It would have other weights than those that are there.
     """
+    import torch
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
     room = len(weights)
 
     def count(*_: object) -> None:
@@ -147,7 +163,7 @@ def _check_shapes(name: str, config: dict[str, object], weights: dict[str, torch
     hook = register_module_parameter_registration_hook(count)
     try:
         with torch.device("meta"):
-            expected = MODELS[name](**config).state_dict()
+            expected = made(**config).state_dict()
     finally:
         hook.remove()
     if unknown := sorted(expected.keys() ^ weights.keys()):

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.models.hub import Config, Weights, label_names
+from brain_mri_segmentation.models.layout import SegFormerLayout, label_names
 from brain_mri_segmentation.models.registry import register
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ _B2 = {
     "decoder_hidden_size": 768,
 }
 _HEAD = "decode_head.classifier."  # the layer that gives a score for each class
-_PREFIX = "network."  # where the class below holds transformers' network, in a state dict
 
 
 class SegFormerOptions(BaseModel):
@@ -36,7 +35,7 @@ class SegFormerOptions(BaseModel):
 
 
 @register("segformer")
-class SegFormer(nn.Module):
+class SegFormer(nn.Module, SegFormerLayout):
     """SegFormer with a head of two classes and logits at the resolution of the image.
 
     Args:
@@ -45,7 +44,6 @@ class SegFormer(nn.Module):
     """
 
     Options = SegFormerOptions
-    LIBRARY = "transformers"
 
     def __init__(self, config: dict[str, object] | None = None, in_channels: int = 3) -> None:
         super().__init__()
@@ -102,20 +100,8 @@ class SegFormer(nn.Module):
         model._hold(network)
         return model
 
-    @classmethod
-    def to_hub(cls, config: Config, weights: Weights) -> tuple[Config, Weights]:
-        """Return both as transformers saves them, without the place of the first weights."""
-        settings = config["config"] | {"architectures": ["SegformerForSemanticSegmentation"]}
-        settings.pop("_name_or_path", None)
-        return settings, {name.removeprefix(_PREFIX): w for name, w in weights.items()}
-
-    @classmethod
-    def from_hub(cls, config: Config, weights: Weights) -> tuple[Config, Weights]:
-        """Turn what transformers saves into ``config`` and state dict."""
-        return {"config": config}, {_PREFIX + name: w for name, w in weights.items()}
-
     def _hold(self, network: "SegformerForSemanticSegmentation") -> None:
-        self.network = network
+        self.network = network  # as SegFormerLayout.PREFIX has it
         self.config = {"config": network.config.to_dict()}
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:

@@ -54,7 +54,7 @@ def render_card(
         template_path=str(_TEMPLATE),
         report=report,
         quantisation=quantisation,
-        millions=sum(w.numel() for w in checkpoint.weights.values()) / 1e6,
+        millions=sum(w.size for w in checkpoint.weights.values()) / 1e6,
         rules=rules,
         phantoms=patient_scores["patient"].str.startswith("PHANTOM").any(),
         approval=approval,

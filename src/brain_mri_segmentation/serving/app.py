@@ -48,7 +48,7 @@ class Service:
         self.settings, self._predictor, self._missing = settings, predictor, missing
         self.version = predictor.checkpoint.digest if predictor else ""
         self.registry = CollectorRegistry()
-        on_gpu = predictor is not None and predictor.engine.device.type != "cpu"
+        on_gpu = predictor is not None and predictor.engine.device != "cpu"
         self.batch_size = settings.max_batch or (16 if on_gpu else 2)
         self.queue = ModelQueue(settings, self.batch_size, self.registry)
         self.slice_decoders = Decoders(2, 2**30)
@@ -124,7 +124,7 @@ def create_app(
             "model": f"{card['model_name']} {service.version}",
             "source": source,
             "engine": predictor.engine.name,
-            "device": str(predictor.engine.device),
+            "device": predictor.engine.device,
             "val_dice": card["val_dice"],
         },
     )

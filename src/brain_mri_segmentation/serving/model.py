@@ -9,7 +9,11 @@ from kedro.io import DataCatalog
 from brain_mri_segmentation.datasets import is_registered, is_remote, load_checkpoint
 from brain_mri_segmentation.errors import InputError, find_input_error
 from brain_mri_segmentation.inference.predictor import Predictor, best_device
-from brain_mri_segmentation.parameters import ServingParameters, check_parameters
+from brain_mri_segmentation.parameters import (
+    ProjectParameters,
+    ServingParameters,
+    check_parameters,
+)
 
 ENTRY = "serving_model"
 MODEL_VARIABLE = "SERVING_MODEL"
@@ -43,7 +47,7 @@ def load_serving_model(project: Path) -> tuple[Predictor, str]:
         InputError: There is none, or it cannot be read; the message says what to run.
     """
     config = _config(project)
-    parameters = check_parameters(config["parameters"])
+    parameters = _parameters(config)
     device = best_device(parameters.training.accelerator)
     if place := os.environ.get(MODEL_VARIABLE):
         credentials = config["credentials"].get("storage") if is_remote(place) else None
@@ -71,7 +75,12 @@ def load_serving_parameters(project: Path) -> ServingParameters:
     Raises:
         InputError: A parameter is unknown or ill-typed.
     """
-    return check_parameters(_config(project)["parameters"]).serving
+    return _parameters(_config(project)).serving
+
+
+def _parameters(config: OmegaConfigLoader) -> ProjectParameters:
+    # Architectures check their options themselves, and importing them would need PyTorch.
+    return check_parameters(config["parameters"] | {"models": {}})
 
 
 def _config(project: Path) -> OmegaConfigLoader:

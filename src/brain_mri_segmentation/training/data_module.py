@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from brain_mri_segmentation.cohort.index import SliceReader
 from brain_mri_segmentation.cohort.statistics import SliceStatistics, measure_slices
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.imaging.intensity import neighbours, to_tensor
+from brain_mri_segmentation.imaging.intensity import channels_first, neighbours
 from brain_mri_segmentation.imaging.naming import by_patient, patient_of
 from brain_mri_segmentation.parameters import PreprocessingParameters, TrainingParameters
 from brain_mri_segmentation.runtime.processes import ALONE, Processes
@@ -90,8 +90,9 @@ class SliceDataset(Dataset[dict[str, object]]):
         patient = patient_of(name)
         volume = self._volumes[patient]
         places = neighbours(len(volume), self._preprocessing.context)[volume.index(name)]
+        slices = np.stack([self._read_image(volume[place]) for place in places])
         return {
-            "image": to_tensor(np.stack([self._read_image(volume[place]) for place in places])),
+            "image": torch.from_numpy(channels_first(slices)),
             "mask": torch.from_numpy((self._masks[name]() > 0).astype(np.int64)),
             "statistics": torch.from_numpy(self._statistics.volume[index]),
             "own_statistics": torch.from_numpy(self._statistics.alone[index]),

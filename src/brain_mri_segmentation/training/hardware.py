@@ -11,7 +11,7 @@ from torch._dynamo.exc import TorchDynamoException
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.inference.engines import fastest_layout, has_bfloat16
+from brain_mri_segmentation.inference.torch_engine import fastest_layout, has_bfloat16
 from brain_mri_segmentation.runtime.processes import Processes, started_again
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]

@@ -20,7 +20,7 @@ from brain_mri_segmentation.cohort.index import SliceReader
 from brain_mri_segmentation.cohort.split import fingerprint
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.imaging.intensity import CHANNELS
-from brain_mri_segmentation.models import Checkpoint, create_model, rebuild_model
+from brain_mri_segmentation.models import Checkpoint, as_arrays, create_model, rebuild_model
 from brain_mri_segmentation.parameters import PreprocessingParameters, TrainingParameters, flatten
 from brain_mri_segmentation.runtime.memory import keep_freed_memory
 from brain_mri_segmentation.runtime.processes import Processes
@@ -302,7 +302,7 @@ def _make_checkpoint(
         model_name=recipe.model_name,
         model_config=network.config,  # type: ignore[arg-type]
         preprocessing=recipe.preprocessing.model_dump(),
-        weights=weights,
+        weights=as_arrays(weights),
         metadata={
             "epoch": best["epoch"],
             "scores": {name: best[name] for name in METRICS if math.isfinite(best[name])},

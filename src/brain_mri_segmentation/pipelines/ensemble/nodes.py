@@ -2,8 +2,8 @@
 
 import logging
 
-from brain_mri_segmentation.models import Checkpoint, EnsembleOptions
-from brain_mri_segmentation.models.ensemble import combine, find_checkpoints
+from brain_mri_segmentation.models import Checkpoint
+from brain_mri_segmentation.models.ensemble import EnsembleOptions, combine, find_checkpoints
 
 logger = logging.getLogger(__name__)
 
