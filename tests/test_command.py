@@ -126,6 +126,23 @@ def test_a_dicom_series_gives_a_segmentation_that_belongs_to_it(model_path, tmp_
     assert list((tmp_path / "other/masks").glob("*.nii.gz"))
 
 
+def test_a_series_of_a_study_is_named_by_its_number(model_path, tmp_path):
+    voxels, place = phantom(4, 64)[0].transpose(2, 1, 0, 3), tmp_path / "study"
+    place.mkdir()
+    for number in (3, 5):
+        series = dicom_series(voxels[..., 1], FOUR_MM, study(), number, f"SERIES {number}")
+        for n, content in enumerate(series):
+            (place / f"{number}_{n}").write_bytes(content)
+    arguments = ["segment", place, "-o", tmp_path / "out", "--model", model_path]
+    assert "series 5 'SERIES 5' (4 images)" in run(*arguments, code=1).stderr  # no FLAIR among them
+    done = run(*arguments, "--flair", 5)
+    assert "study: series 5 'SERIES 5' (4 images) was named as FLAIR" in done.stdout
+    assert load((tmp_path / "out/masks/study.nii.gz").read_bytes())[0].shape == (64, 64, 4)
+    assert "done before" not in run(*arguments, "--flair", 3).stdout  # of the same files
+    assert "There is no series 4" in run(*arguments, "--flair", 4, code=2).stderr
+    assert "numbers of series" in run(*arguments, "--flair", place, code=2).stderr
+
+
 @pytest.mark.slow
 def test_a_study_of_a_pacs_is_segmented_and_stored_once(model_path, tmp_path):
     orthanc = Orthanc(tmp_path)

@@ -75,13 +75,13 @@ def segment(
         ),
     ] = None,
     flair: Annotated[
-        str | None, typer.Option(help="FLAIR of one head, instead of PATH.", metavar="PATH")
+        str | None, typer.Option(help="FLAIR of one head, instead of PATH.", metavar="PATH|N")
     ] = None,
     pre: Annotated[
-        str | None, typer.Option(help="Its T1 before contrast medium.", metavar="PATH")
+        str | None, typer.Option(help="Its T1 before contrast medium.", metavar="PATH|N")
     ] = None,
     post: Annotated[
-        str | None, typer.Option(help="Its T1 after contrast medium.", metavar="PATH")
+        str | None, typer.Option(help="Its T1 after contrast medium.", metavar="PATH|N")
     ] = None,
     dicomweb: Annotated[
         str | None, typer.Option(help="PACS with a study, instead of PATH.", metavar="URL")
@@ -106,15 +106,22 @@ def segment(
     Files of one folder that are named <volume>_<number>, a stack, and a zip are a volume; any other
     picture is a slice by itself. NIfTI, NRRD and MetaImage hold a volume each: FLAIR, or all three
     sequences; the files of a DICOM study are one. Name three files, or folders with a DICOM series,
-    with --pre, --flair and --post. What an earlier run has done with the same model is left as it
-    is.
+    with --pre, --flair and --post; or a study, and with these the numbers of its series. What an
+    earlier run has done with the same model is left as it is.
 
     Exit codes: 0 all is done, 1 something could not be segmented, 2 nothing could be tried.
     """
     named = dict(zip(SEQUENCES, (pre, flair, post), strict=True))
-    if [bool(paths), any(named.values()), bool(dicomweb)].count(True) != 1:
+    files = {sequence: path for sequence, path in named.items() if path}
+    name, series = flair, {}
+    if paths and len(paths) == 1 and files and all(map(str.isdecimal, files.values())):
+        series = {sequence: int(number) for sequence, number in files.items()}
+        (name,), paths = paths, None
+        files = dict.fromkeys(files, name)
+    if [bool(paths), bool(files), bool(dicomweb)].count(True) != 1:
         raise typer.BadParameter(
-            "Name paths, or one head with --flair, --pre and --post, or a study with --dicomweb."
+            "Name paths, or one head with --flair, --pre and --post (files or folders, or numbers "
+            "of series in one path), or a study with --dicomweb."
         )
     if bool(dicomweb) != bool(study) or (store and not dicomweb):
         raise typer.BadParameter("--dicomweb and --study go together, and --store with them.")
@@ -126,8 +133,8 @@ def segment(
         elif paths:
             volumes = find_volumes(*map(Folder.at, paths), leave_out=target)
         else:
-            files = {sequence: path for sequence, path in named.items() if path}
-            head = read_sequences(files, without_ending(Path(flair or "volume").name))
+            place = Path(name or "volume").absolute()
+            head = read_sequences(files, without_ending(place.name), series=series)
         predictor = load_model(model, best_device(device), engine)
     except InputError as error:
         _fail(error, code=2)

@@ -1,10 +1,12 @@
 import io
+import shutil
+import subprocess
 import zipfile
 
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import JPEG2000Lossless, RLELossless
+from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, RLELossless
 from scans import (
     OBLIQUE,
     Bright,
@@ -125,6 +127,33 @@ def test_an_enhanced_multi_frame_object_is_a_series():
 def test_compressed_pixels_are_the_same(syntax):
     files = [changed(file, compress=syntax) for file in FLAIR]
     assert np.array_equal(read_volume(files).slices[..., 1], SLICES[..., 1])
+
+
+def test_jpeg_lossless_of_dcmtk_is_the_same(tmp_path):
+    if shutil.which("dcmcjpeg") is None:
+        pytest.skip("dcmcjpeg is not installed (Debian: dcmtk)")
+    pytest.importorskip("libjpeg", reason="the extra jpeg is not installed")
+    files = []
+    for number, content in enumerate(FLAIR):
+        (tmp_path / "raw").write_bytes(content)
+        packed = tmp_path / f"{number}"
+        subprocess.run(["dcmcjpeg", "+e1", tmp_path / "raw", packed], check=True)
+        assert pydicom.dcmread(packed).file_meta.TransferSyntaxUID == JPEGLosslessSV1
+        files.append(packed.read_bytes())
+    assert np.array_equal(read_volume(files).slices[..., 1], SLICES[..., 1])
+
+
+def test_series_are_named_by_their_numbers(tmp_path):
+    for number, content in enumerate(SEQUENCES):
+        (tmp_path / f"{number}").write_bytes(content)
+    swapped = dict.fromkeys(["FLAIR", "post-contrast"], tmp_path)
+    volume = read_sequences(swapped, series={"FLAIR": 7, "post-contrast": 2})
+    assert np.array_equal(volume.slices[..., 1:], SLICES[..., [2, 0]])
+    assert volume.missing == ("pre-contrast",)
+    other = read_sequences(swapped, series={"FLAIR": 3, "post-contrast": 2})
+    assert other.digest != volume.digest
+    with pytest.raises(InputError, match="FLAIR: There is no series 4, but series 2 .*series 7"):
+        read_sequences({"FLAIR": tmp_path}, series={"FLAIR": 4})
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,9 @@ def read_study(contents: Iterable[bytes]) -> tuple[dict[str, Scan], tuple[str, .
         elif series.sequence in SEQUENCES:
             chosen.setdefault(series.sequence, series)
     if "FLAIR" not in chosen:
-        raise InputError(f"No series is recognised as FLAIR: {_list(found)}. Name it with --flair.")
+        raise InputError(
+            f"No series is recognised as FLAIR: {_list(found)}. Name it: --flair NUMBER."
+        )
     notes = [f"{series} was taken for {sequence}" for sequence, series in chosen.items()]
     if others := [series for series in found if series not in chosen.values()]:
         notes.append(f"not used: {_list(others)}")
@@ -92,21 +94,26 @@ def read_study(contents: Iterable[bytes]) -> tuple[dict[str, Scan], tuple[str, .
 
 
 @_one_error()
-def read_sequence(contents: Iterable[bytes], sequence: str) -> Scan:
+def read_sequence(contents: Iterable[bytes], sequence: str, number: int | None = None) -> Scan:
     """Read the series that someone has named: the only one there, or the one that is recognised.
 
     Args:
         contents: Files, in any order.
         sequence: One of ``SEQUENCES``.
+        number: Of the series, where it is named by that.
 
     Raises:
         InputError: It is not clear which is meant, or it is no stack of slices.
     """
     found = _find_series(contents)
-    if len(found) > 1:
+    if number is not None:
+        everything, found = found, [series for series in found if series.number == number]
+        if not found:
+            raise InputError(f"There is no series {number}, but {_list(everything)}. Name another.")
+    elif len(found) > 1:
         found = [series for series in found if series.sequence == sequence] or found
     if len(found) > 1:
-        raise InputError(f"There are several series: {_list(found)}. Name a folder with one.")
+        raise InputError(f"There are several series: {_list(found)}. Name one by its number.")
     scan = found[0].read()
     return Scan(scan.voxels, scan.geometry, (f"{found[0]} was named as {sequence}",))
 
@@ -128,6 +135,10 @@ class _Series:
     def __str__(self) -> str:
         text = f"series {self.first.get('SeriesNumber', '?')} '{self._description}'"
         return f"{text} ({len(self.images)} images)"
+
+    @property
+    def number(self) -> int:
+        return int(self.first.get("SeriesNumber") or 0)
 
     @property
     def _description(self) -> str:
@@ -197,7 +208,7 @@ def _find_series(contents: Iterable[bytes]) -> list[_Series]:
         what = ", ".join(sorted(others)) or "nothing"
         raise InputError(f"There is no MR image in the DICOM files, but {what}. Send FLAIR.")
     found = [_Series(list(images.values())) for images in series.values()]
-    return sorted(found, key=lambda one: int(one.first.get("SeriesNumber") or 0))
+    return sorted(found, key=lambda one: one.number)
 
 
 def _list(series: Iterable[_Series]) -> str:

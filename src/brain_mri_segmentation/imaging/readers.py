@@ -119,7 +119,10 @@ def read_volume(source: str | Path | bytes | Sequence[bytes], name: str = "volum
 
 
 def read_sequences(
-    sequences: Mapping[str, bytes | str | Path], name: str = "volume", notes: tuple[str, ...] = ()
+    sequences: Mapping[str, bytes | str | Path],
+    name: str = "volume",
+    notes: tuple[str, ...] = (),
+    series: Mapping[str, int] | None = None,
 ) -> Volume:
     """Read a volume of which it is known what each file holds.
 
@@ -128,6 +131,7 @@ def read_sequences(
             ``SEQUENCES``, of which only FLAIR must be there.
         name: Of the volume.
         notes: What is to be said with its result.
+        series: Numbers of DICOM series by the same names, where files hold several.
 
     Raises:
         InputError: A file cannot be read, or the sequences do not lie in the same place.
@@ -137,8 +141,9 @@ def read_sequences(
     for sequence, source in sequences.items():
         try:
             files = _members(sequence, source) if isinstance(source, bytes) else _find(Path(source))
-            members += files
-            scans[sequence] = _read_scan(files, sequence)
+            number = (series or {}).get(sequence)
+            members += [*files, (f"series {number}", b"")]
+            scans[sequence] = _read_scan(files, sequence, number)
         except InputError as error:
             raise type(error)(f"{sequence}: {error}") from error
         if scans[sequence].voxels.ndim > 3 and len(sequences) > 1:
@@ -146,9 +151,9 @@ def read_sequences(
     return assemble(name, scans, _digest(members), notes)
 
 
-def _read_scan(members: _Members, sequence: str) -> Scan:
+def _read_scan(members: _Members, sequence: str, number: int | None) -> Scan:
     if any(dicom.is_dicom(content) for _, content in members):
-        return dicom.read_sequence((content for _, content in members), sequence)
+        return dicom.read_sequence((content for _, content in members), sequence, number)
     if len(members) != 1 or kind_of(members[0][1]) is None:
         raise NotAnImage("It is no NIfTI, NRRD, MetaImage or DICOM by its own bytes.")
     return read_scan(members[0][1])
