@@ -76,11 +76,13 @@ def test_the_table_of_volumes_has_the_interval_that_the_model_knows(model_path, 
     checkpoint = Checkpoint.load(model_path)
     checkpoint.preprocessing.update(volume_interval=1.0, mirroring=True)
     checkpoint.save(tmp_path / "model.ckpt")
-    run("segment", head(tmp_path), "-o", tmp_path / "out", "--model", tmp_path / "model.ckpt")
+    arguments = ["segment", head(tmp_path), "-o", tmp_path / "out"]
+    shown = run(*arguments, "--model", tmp_path / "model.ckpt").stdout
     volumes = pd.read_csv(tmp_path / "out/volumes.csv")
     millilitres, low, high = volumes[["tumour_ml", "tumour_ml_low", "tumour_ml_high"]].iloc[0]
     assert millilitres > 0
     assert low < millilitres < high
+    assert f"head: {low:.1f} to {high:.1f} ml with 90 %." in shown
     assert low * high == pytest.approx(millilitres**2, rel=0.01)
     assert 0 < volumes["expected_dice"][0] <= 1
 

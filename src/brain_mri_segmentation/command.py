@@ -171,6 +171,9 @@ def segment(
     for row in table[:_MOST_ROWS].itertuples():
         if row.review:
             _out.print(f"{row.volume}, to review: {row.review}.", markup=False, highlight=False)
+        if row.tumour_ml_low > 0:  # not so for NaN
+            interval = f"{row.tumour_ml_low:.1f} to {row.tumour_ml_high:.1f} ml with 90 %"
+            _out.print(f"{row.volume}: {interval}.", markup=False, highlight=False)
         if row.notes:
             _out.print(f"{row.volume}: {row.notes}.", markup=False, highlight=False)
     if before := sum(outcome.done_before for outcome in outcomes):

@@ -127,7 +127,7 @@ def test_the_interval_and_the_expected_dice_of_the_volume():
     found = replace(found, **known)
     page = Page(render_report(scan, found, CHECKPOINT))
     low, high = found.tumour_ml / 2, found.tumour_ml * 2
-    assert f"With 90 % between {low:.2f} and {high:.1f} ml Expected Dice 0.88" in page.text
+    assert f"90 % interval {low:.2f} to {high:.1f} ml Expected Dice 0.88" in page.text
 
 
 def test_pixels_where_nothing_says_how_large_they_are():
