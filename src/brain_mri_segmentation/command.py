@@ -242,6 +242,7 @@ def _describe(predictor: Predictor, place: str) -> dict[str, object]:
         "digest": checkpoint.digest,
         "parameters": f"{parameters:,}",
         "trained on": f"{len(checkpoint.metadata.get('train_patients', []))} patients",
+        "Dice out of fold": checkpoint.metadata.get("out_of_fold_dice", "not known"),
         "validation Dice": checkpoint.metadata.get("val_dice", "not known"),
         **dict(predictor.preprocessing),
         "engine": predictor.engine.name,

@@ -125,7 +125,6 @@ def create_app(
             "source": source,
             "engine": predictor.engine.name,
             "device": predictor.engine.device,
-            "val_dice": card["val_dice"],
         },
     )
     return build_app(service)

@@ -24,13 +24,14 @@ ENVIRONMENT_VARIABLE = "KEDRO_ENV"
 
 
 def card_of(predictor: Predictor) -> dict[str, object]:
-    """Return a model's card: name, version, image size, validation Dice."""
+    """Return a model's card: name, version, image size, Dice on others."""
     checkpoint = predictor.checkpoint
     return {
         "model_name": checkpoint.model_name,
         "model_version": checkpoint.digest,
         "image_size": predictor.preprocessing.image_size,
         "val_dice": checkpoint.metadata.get("val_dice"),
+        "out_of_fold_dice": checkpoint.metadata.get("out_of_fold_dice"),
     }
 
 

@@ -21,7 +21,11 @@ class ModelCard(Answer):
     )
     image_size: int = Field(description="Pixels a side that the model sees.", examples=[256])
     val_dice: float | None = Field(
-        description="Dice on the patients that selected it.", examples=[0.79]
+        description="Dice on the patients that selected it, where it had such.", examples=[0.79]
+    )
+    out_of_fold_dice: float | None = Field(
+        description="Dice of models of its recipe on patients that they never saw.",
+        examples=[0.85],
     )
 
 
