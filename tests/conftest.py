@@ -1,6 +1,7 @@
 """What many tests share: the project's own parameters, and synthetic cohorts."""
 
 import os
+import subprocess
 import tempfile
 import threading
 from pathlib import Path
@@ -105,6 +106,28 @@ def tiny_segformer(tmp_path):
     folder = tmp_path / "tiny-segformer"
     SegformerForSemanticSegmentation(config).save_pretrained(folder)
     return folder
+
+
+class Disk:
+    """A small disk of its own, which can become larger or read-only."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def mount(self, options: str) -> None:
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", self.path]
+        if subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("a file system can be mounted by root alone")
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of 36 kB."""
+    (tmp_path / "disk").mkdir()
+    disk = Disk(tmp_path / "disk")
+    disk.mount("size=36k")
+    yield disk
+    subprocess.run(["umount", disk.path], check=True)
 
 
 @pytest.fixture

@@ -215,6 +215,31 @@ def test_an_output_that_cannot_be_written_is_a_failure(stack, model_path, tmp_pa
     assert "could not be written" in done.stderr
 
 
+def test_a_full_disk_is_one_clear_error_from_which_the_same_command_goes_on(
+    disk, model_path, tmp_path
+):
+    for name in "abcd":
+        tifffile.imwrite(tmp_path / f"{name}.tif", SLICES, photometric="rgb")
+    arguments = ["segment", *sorted(tmp_path.glob("*.tif")), "-o", disk.path, "--model", model_path]
+    full = run(*arguments, code=1)
+    assert "could not be written: [Errno 28] No space left on device" in full.stderr
+    written = {path: path.read_bytes() for path in disk.path.rglob("*") if path.is_file()}
+    done = len(list(disk.path.glob("masks/*.tif")))
+    assert 1 <= done < 4
+    disk.mount("remount,ro")
+    assert "Read-only file system" in run(*arguments, code=1).stderr
+    assert written == {path: path.read_bytes() for path in written}
+    disk.mount("remount,rw,size=1m")
+    run(*arguments)
+    whole = tmp_path / "whole"
+    run(*arguments[:-4], "-o", whole, "--model", model_path)
+    files = [path.relative_to(whole) for path in whole.rglob("*") if path.is_file()]
+    assert files
+    for file in files:
+        assert (disk.path / file).read_bytes() == (whole / file).read_bytes(), file
+        assert written.get(disk.path / file) in (None, (whole / file).read_bytes()), file
+
+
 def test_the_shipped_model_is_at_hand_without_being_named(tmp_path):
     Image.fromarray(SLICES[0]).save(tmp_path / "slice.png")
     run("segment", tmp_path / "slice.png", "-o", tmp_path / "out")

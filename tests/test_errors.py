@@ -6,6 +6,8 @@ from kedro.io import DatasetError
 from kedro_datasets.json import JSONDataset
 from kedro_datasets.pandas import CSVDataset
 from kedro_datasets.partitions import PartitionedDataset
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from brain_mri_segmentation.errors import InputError, find_input_error
 from brain_mri_segmentation.runtime.startup import storage_error
@@ -80,6 +82,13 @@ def test_a_folder_without_reports_and_a_file_that_is_cut_are_told(tmp_path):
         with pytest.raises(DatasetError) as caught:
             dataset.load()
         assert "Check the path" in str(storage_error(caught.value))
+
+
+def test_an_mlflow_server_that_has_gone_is_told(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(MlflowException) as caught:
+        MlflowClient("http://127.0.0.1:9").get_run("0")  # the port of nobody
+    assert "Check its server (MLFLOW_TRACKING_URI)" in str(storage_error(caught.value))
 
 
 def test_a_fault_in_a_dataset_keeps_its_traceback():

@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -281,6 +282,33 @@ def test_runs_go_to_the_server_that_mlflows_own_variable_names(project, tmp_path
     done = project.kedro("run", "--pipeline", "data_processing")
     assert done.returncode == 0, done.stderr
     assert mlflow.MlflowClient(uri).get_experiment_by_name("brain-mri-segmentation")
+
+
+def test_a_training_that_is_stopped_or_killed_ends_its_run(project, tmp_path):
+    other = object.__new__(Project)
+    other.folder = shutil.copytree(project.folder, tmp_path / "copy")
+    command = [sys.executable, "-m", "kedro", "run", "--pipeline", "training", "--params"]
+
+    def end(sent):
+        """Train until the first epoch is over, then send a signal."""
+        with subprocess.Popen(
+            [*command, "training.epochs=500"], cwd=other.folder, stderr=subprocess.PIPE, text=True
+        ) as process:
+            for line in process.stderr:
+                if "Epoch 1/500" in line:
+                    process.send_signal(sent)
+                    break
+            said = process.stderr.read()
+        return other.recorded("training")[1], said
+
+    stopped, said = end(signal.SIGTERM)
+    assert "told to stop after epoch" in said
+    killed, _ = end(signal.SIGKILL)
+    assert (stopped.info.status, killed.info.status) == ("KILLED", "RUNNING")
+    subprocess.run([*command, "training.epochs=1"], cwd=other.folder, check=True)
+    client, finished = other.recorded("training")
+    assert finished.info.status == "FINISHED"
+    assert client.get_run(killed.info.run_id).info.status == "KILLED"
 
 
 def test_any_folder_is_segmented_and_a_broken_file_is_listed_at_the_end(project, tmp_path):

@@ -14,6 +14,10 @@ class InputError(ValueError):
     """
 
 
+class StoppedError(InputError):
+    """The user or the system told a long piece of work to stop."""
+
+
 @contextmanager
 def needs_torch(purpose: str) -> Iterator[None]:
     """Say within this context what PyTorch is needed for, where it is not installed.

@@ -1,6 +1,13 @@
 """What happens around every run: parameters are checked, and MLflow keeps what was reported."""
 
+import atexit
+import logging
+import signal
+import sys
 import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,16 +17,21 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import CatalogProtocol, DataCatalog, MemoryDataset
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
+from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.datasets import local_path
+from brain_mri_segmentation.errors import InputError, StoppedError, find_input_error
 from brain_mri_segmentation.parameters import check_parameters, flatten
 from brain_mri_segmentation.pipelines import FOLDS
+from brain_mri_segmentation.runtime.files import write_atomically
 from brain_mri_segmentation.runtime.processes import Processes
 from brain_mri_segmentation.runtime.provenance import git_commit
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import MLFlowLogger
+
+logger = logging.getLogger(__name__)
 
 # What the catalog reads, too: there it comes from globals.yml or the command line alone.
 _SHARED_WITH_CATALOG = (
@@ -31,6 +43,7 @@ _SHARED_WITH_CATALOG = (
     "exported_model",
 )
 _FINGERPRINT = "data_fingerprint"
+_RUNS = ".mlflow_runs"  # in the workspace of a training: ids of its runs
 
 
 class CheckParameters:
@@ -75,7 +88,12 @@ class SaveOnce:
 
 
 class TrackRun:
-    """Gives the MLflow run of a Kedro run what it rests on, each epoch, and all reports."""
+    """Gives the MLflow run of a Kedro run what it rests on, each epoch, all reports, and its end.
+
+    A run that is told to stop ends as ``KILLED``; so does one whose process was killed, when its
+    workspace is trained in again. Left to itself, MLflow calls the first finished and the second
+    running.
+    """
 
     def __init__(self) -> None:
         self._parameters: dict[str, object] = {}
@@ -93,6 +111,22 @@ class TrackRun:
         self._catalog, self._run = catalog, mlflow.active_run()
         if self._run is not None:  # kedro-mlflow has opened it
             mlflow.log_params(self._parameters | {"git.commit": git_commit()})
+            atexit.register(_end_as_killed)
+            main = threading.current_thread() is threading.main_thread()
+            if main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+                signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+
+    @hook_impl
+    def after_pipeline_run(self) -> None:
+        """Leave the end to kedro-mlflow."""
+        atexit.unregister(_end_as_killed)
+
+    @hook_impl(trylast=True)
+    def on_pipeline_error(self, error: Exception) -> None:
+        """Tell a training that was told to stop from one that failed, as kedro-mlflow does not."""
+        atexit.unregister(_end_as_killed)
+        if self._run is not None and isinstance(find_input_error(error), StoppedError):
+            mlflow.MlflowClient().set_terminated(self._run.info.run_id, "KILLED")
 
     @hook_impl
     def before_node_run(self, node: Node) -> dict[str, object] | None:
@@ -100,7 +134,12 @@ class TrackRun:
         loggers = [name for name in node.inputs if name.endswith("experiment_logger")]
         if self._run is None or not loggers:
             return None
-        return dict.fromkeys(loggers, _logger(self._run, node.namespace))
+        experiment = _logger(self._run, node.namespace)
+        for name in node.inputs:
+            if name.endswith("training_workspace"):
+                workspace = local_path(self._catalog.load(name)["path"])
+                _end_killed_runs(workspace, {self._run.info.run_id, str(experiment.run_id)})
+        return dict.fromkeys(loggers, experiment)
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: object) -> None:
@@ -125,18 +164,65 @@ class TrackRun:
             mlflow.log_params(flatten({"fingerprint": data}), run_id=self._run.info.run_id)
 
 
+def _end_as_killed() -> None:
+    with suppress(MlflowException):  # the server has gone
+        while mlflow.active_run() is not None:
+            mlflow.end_run("KILLED")
+
+
+def _end_killed_runs(workspace: Path, ids: set[str]) -> None:
+    """End what a killed process left running in a workspace, and note the runs of this one."""
+    from brain_mri_segmentation.training.resume import claim  # takes seconds, and few runs train
+
+    client, note = mlflow.MlflowClient(), workspace / _RUNS
+    with claim(workspace):  # so nobody else is in it
+        for run_id in set(note.read_text().split() if note.exists() else []) - ids:
+            with suppress(MlflowException):  # it was removed, or is in another store
+                if client.get_run(run_id).info.status == "RUNNING":
+                    client.set_terminated(run_id, "KILLED")
+        write_atomically(note, lambda file: file.write(" ".join(sorted(ids)).encode()))
+
+
 def _logger(run: mlflow.ActiveRun, nested: str | None) -> "MLFlowLogger":
     from lightning.pytorch.loggers import MLFlowLogger  # takes seconds, and few runs train
 
-    class ActiveRunLogger(MLFlowLogger):
+    class PatientLogger(MLFlowLogger):
+        """Lets a training go on without its server, and sends it what it missed."""
+
+        unsent: list[tuple[Mapping[str, float], int | None]]
+
+        def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+            self.unsent = [*getattr(self, "unsent", []), (metrics, step)]
+            with _warn_of_server():
+                while self.unsent:
+                    super().log_metrics(*self.unsent[0])
+                    del self.unsent[0]
+
+        def finalize(self, status: str = "success") -> None:
+            with _warn_of_server():
+                super().finalize(status)
+
+    class ActiveRunLogger(PatientLogger):
         def finalize(self, status: str = "success") -> None:
             """Leave the run open: kedro-mlflow ends it when the whole pipeline has ended."""
 
     if nested is None:
         return ActiveRunLogger(run_id=run.info.run_id, tracking_uri=mlflow.get_tracking_uri())
-    return MLFlowLogger(
+    return PatientLogger(
         experiment_name=mlflow.get_experiment(run.info.experiment_id).name,
         run_name=nested,
         tracking_uri=mlflow.get_tracking_uri(),
         tags={MLFLOW_PARENT_RUN_ID: run.info.run_id},
     )
+
+
+@contextmanager
+def _warn_of_server() -> Iterator[None]:
+    try:
+        yield
+    except MlflowException as error:
+        logger.warning(
+            "MLflow does not take the scores (%s). The training goes on, and sends them after the "
+            "next epoch.",
+            error,
+        )

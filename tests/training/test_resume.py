@@ -3,6 +3,7 @@
 This file is also the process that is killed.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -189,6 +190,38 @@ def test_sigterm_ends_with_one_message_and_what_is_needed_to_go_on(uninterrupted
     assert stopped.returncode == 1
     assert "told to stop after epoch 1 of 4. Go on from" in stopped.stderr
     assert_equal_to(uninterrupted, train(tmp_path, resume=True))
+
+
+class Filler:
+    """Fills a disk after the second epoch, before that is kept."""
+
+    def __init__(self, disk):
+        self.filler = disk.path / "filler"
+
+    def log_metrics(self, metrics, step):
+        with contextlib.suppress(OSError), self.filler.open("wb", buffering=0) as file:
+            while step == 2:
+                file.write(bytes(4096))
+
+    def finalize(self, status):
+        assert status == "failed"
+
+
+def test_a_full_disk_keeps_the_epoch_before_from_which_a_training_goes_on(uninterrupted, disk):
+    disk.mount("remount,size=8m")
+    filler = Filler(disk)
+    with pytest.raises(InputError, match="could not be written.*No space left on device"):
+        train(disk.path, experiment=filler)
+    filler.filler.unlink()
+    assert [path.name for path in disk.path.iterdir()] == ["last.ckpt"]
+    assert torch.load(disk.path / "last.ckpt")["epoch"] == 0
+    assert_equal_to(uninterrupted, train(disk.path, resume=True))
+
+
+def test_a_disk_that_cannot_be_written_to_is_refused_before_the_training(disk):
+    disk.mount("remount,ro")
+    with pytest.raises(InputError, match="cannot be written to.*Read-only"), claim(disk.path):
+        pass
 
 
 class Recorder:

@@ -15,6 +15,8 @@ from brain_mri_segmentation.runtime.processes import Processes
 # Nothing is reported to anybody unless the user says so. Libraries read this when imported.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# A server that does not answer is waited for half a minute, instead of four at every call.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
 if not sys.stderr.isatty():  # in a log file, each step of a progress bar would be a line
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
@@ -60,12 +62,17 @@ def prepare() -> None:
 
 
 def storage_error(error: BaseException) -> InputError | None:
-    """Return what a disk or an object storage refused; None for any other error.
+    """Return what a disk, an object storage or MLflow refused; None for any other error.
 
     Kedro wraps what they say in a DatasetError, with the name of the dataset.
     """
     # By their names: neither library is needed, nor imported, where an error is shown.
     wrapped = (type(error).__module__, type(error).__name__) == ("kedro.io.core", "DatasetError")
+    if type(error).__module__ == "mlflow.exceptions":
+        return InputError(
+            f"MLflow refuses: {error}\nCheck its server (MLFLOW_TRACKING_URI). What was made is "
+            "kept: --only-missing-outputs goes on from it, a training with training.resume=auto."
+        )
     cause: BaseException | None = error
     while wrapped and cause is not None:
         # OSError: also a disk that is full; botocore: no credentials, no such server.

@@ -18,7 +18,7 @@ from torch import nn
 
 from brain_mri_segmentation.cohort.index import SliceReader
 from brain_mri_segmentation.cohort.split import fingerprint
-from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.errors import InputError, StoppedError
 from brain_mri_segmentation.imaging.intensity import CHANNELS
 from brain_mri_segmentation.models import Checkpoint, as_arrays, create_model, rebuild_model
 from brain_mri_segmentation.parameters import PreprocessingParameters, TrainingParameters, flatten
@@ -179,7 +179,8 @@ def fit_model(
         with allow_tf32(settings.accelerator), explain_compiler():
             trainer.fit(module, data, ckpt_path=start_from, weights_only=True)
         status = "success"
-    except SystemExit:  # Lightning's answer to SIGTERM and Ctrl-C, when the running step is done
+    except SystemExit:  # SIGTERM, and Lightning's answer to Ctrl-C
+        status = "KILLED"
         raise _stopped(report, settings.epochs, workspace) from None
     finally:
         if experiment is not None:
@@ -272,14 +273,14 @@ def _identify(recipe: TrainingConfig, train: Partition, val: Partition | None) -
     return flatten(parts | recipe.metadata)
 
 
-def _stopped(report: EpochReport, epochs: int, workspace: Path) -> InputError:
+def _stopped(report: EpochReport, epochs: int, workspace: Path) -> StoppedError:
     done = len(report.history)
     advice = (
         f"Go on from {workspace / LAST} with --params training.resume=true"
         if done
         else "There is nothing to go on from yet"
     )
-    return InputError(f"Training was told to stop after epoch {done} of {epochs}. {advice}.")
+    return StoppedError(f"Training was told to stop after epoch {done} of {epochs}. {advice}.")
 
 
 def _network_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
