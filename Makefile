@@ -6,7 +6,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo test test-fast fuzz lint format docs benchmark benchmark-inference viz serve image runs clean
+.PHONY: help install lock demo test test-fast fuzz lint format docs page benchmark benchmark-inference viz serve image runs clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ docs: install  ## build the documentation, site/index.html, and the pipelines' g
 	KEDRO_ENV=demo $(BIN)/kedro viz build --include-previews
 	sed -i.web '/fonts\.g[a-z]*\.com/d' build/*.html && rm build/*.web
 	mv build site/viz
+
+page:  ## bundle what the page takes from npm (NiiVue), after a change in frontend/
+	cd frontend && npm ci --ignore-scripts --no-audit --no-fund && npm run build
 
 benchmark: install  ## compare training with a bare PyTorch loop
 	$(BIN)/python benchmarks/train_throughput.py

@@ -2,7 +2,7 @@
 
     python scripts/pictures.py
 
-Where Dice misleads, and (with --page, after `make demo`, with chromium) the page of the service.
+Where Dice misleads, and (with --page, with chromium) the page of the service.
 """
 
 import argparse
@@ -23,6 +23,8 @@ from matplotlib.figure import Figure
 from brain_mri_segmentation.cohort.phantom import make_volume
 from brain_mri_segmentation.evaluation import metrics
 from brain_mri_segmentation.evaluation.plots import BLUE, ORANGE
+from brain_mri_segmentation.imaging.geometry import Geometry
+from brain_mri_segmentation.imaging.medical import write_nifti
 
 PROJECT = Path(__file__).resolve().parents[1]
 SIZE, FLAIR = 256, 1
@@ -151,32 +153,38 @@ DRAWN: dict[str, Callable[[], Figure]] = {
 }
 
 
-def photograph_page(target: Path) -> None:
-    """Start the service on the demo's model, drop phantom slices on its page, take a picture."""
+def photograph_page(folder: Path) -> None:
+    """Start the service, drop a synthetic head on its page, take a picture there and on a phone."""
     from playwright.sync_api import sync_playwright
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "uvicorn", "--factory", "--port", str(port)]
     service = subprocess.Popen(
-        [*command, "brain_mri_segmentation.serving:create_app"],
+        [sys.executable, "-m", "brain_mri_segmentation.serving"],
         cwd=PROJECT,
-        env=os.environ | {"SERVING_MODEL": "data/demo/06_models/unet_efficientnet/best.ckpt"},
+        env=os.environ | {"UVICORN_PORT": str(port)},
     )
+    slices = np.stack([image for image, _ in make_volume(20, 256, np.random.default_rng(5))])
+    place = Geometry(np.diag([-0.9, -0.9, 6.0, 1.0]), (256, 256, 20))
+    flair = write_nifti(slices[..., FLAIR].astype(np.float32), place)
+    head = {"name": "head_flair.nii.gz", "mimeType": "", "buffer": flair}
     try:
         _wait_for(f"http://127.0.0.1:{port}/ready")
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(
-                executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+                executable_path=shutil.which("chromium"),
+                args=["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"],
             )
-            page = browser.new_page(viewport={"width": 1100, "height": 980})
-            page.goto(f"http://127.0.0.1:{port}")
-            home = PROJECT / "data/demo/01_raw/kaggle_3m/PHANTOM_CS_0000"
-            page.set_input_files("#files", [home / f"PHANTOM_CS_0000_{n}.tif" for n in (5, 6, 7)])
-            page.wait_for_selector("#progress", state="hidden", timeout=60_000)
-            page.keyboard.press("ArrowRight")
-            page.screenshot(path=target, full_page=True)
+            for name, (width, height) in {"page": (1100, 980), "page_phone": (390, 844)}.items():
+                page = browser.new_page(viewport={"width": width, "height": height})
+                page.goto(f"http://127.0.0.1:{port}")
+                page.set_input_files("#files", head)
+                page.wait_for_selector("#progress", state="hidden", timeout=60_000)
+                page.check("[value=contour]" if name == "page" else "[value=fill]")
+                page.wait_for_timeout(2000)
+                page.evaluate("scrollTo(0, 0)")
+                page.screenshot(path=folder / f"{name}.png", full_page=True)
             browser.close()
     finally:
         service.terminate()
@@ -202,7 +210,7 @@ def main() -> None:
     for name, draw in DRAWN.items():
         draw().savefig(folder / name, dpi=90)
     if options.page:
-        photograph_page(folder / "page.png")
+        photograph_page(folder)
 
 
 if __name__ == "__main__":

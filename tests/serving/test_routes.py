@@ -2,6 +2,7 @@ import base64
 import io
 import json
 import logging
+import re
 import zipfile
 
 import numpy as np
@@ -271,10 +272,13 @@ def test_metrics_count_requests_and_slices(client, image):
 
 
 def test_the_page_loads_nothing_from_elsewhere(client):
-    page = client.get("/").text
-    assert "not a medical device" in page
-    assert "http://" not in page
-    assert "https://" not in page
+    page = client.get("/")
+    assert "not a medical device" in page.text
+    markup = page.text.split("<script>")[0]
+    assert re.findall(r"""(?:src|href)=["']([^"']+)""", markup) == ["data:,"]
+    # NiiVue could load what it is told to, and the policy tells the browser that it may not.
+    assert "http" not in page.headers["content-security-policy"]
+    assert "connect-src 'self';" in page.headers["content-security-policy"]
 
 
 def test_run_lengths_of_masks_worked_out_by_hand():

@@ -23,12 +23,12 @@ from brain_mri_segmentation.serving.model import (
     load_serving_model,
     load_serving_parameters,
 )
+from brain_mri_segmentation.serving.page import read_page
 from brain_mri_segmentation.serving.queue import ModelQueue
 from brain_mri_segmentation.serving.routes import router
 
 logger = logging.getLogger(__name__)
 
-PAGE = Path(__file__).parent / "page.html"
 _MOST_UPLOADS = 8  # of the largest size, in memory or /tmp at once
 _MOST_KEPT = 2  # of that size, which sessions keep in /tmp
 
@@ -161,7 +161,7 @@ def build_app(service: Service) -> FastAPI:
     limits = {"/segment": min(one, largest), "/segment/volume": largest}
     guard.install(app, limits, _MOST_UPLOADS * largest)
     observability.install(app, service.registry)
-    page = PAGE.read_text()
+    page = read_page()
     policy = guard.page_policy(page)
 
     @app.get("/", include_in_schema=False)
