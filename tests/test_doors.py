@@ -110,7 +110,9 @@ def test_the_command(file, model, expected, tmp_path):
 def test_the_pipeline(file, model, expected, parameters, tmp_path):
     places = (Folder.at(str(tmp_path / name)) for name in ("in", "out"))
     checkpoint = Checkpoint.load(model)
-    segment_folder(next(places), checkpoint, next(places), parameters.training, "auto")
+    segment_folder(
+        next(places), checkpoint, next(places), parameters.training, "auto", parameters.inference
+    )
     assert np.array_equal(written_mask(tmp_path / "out"), expected)
 
 

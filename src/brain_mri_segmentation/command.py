@@ -22,6 +22,7 @@ from brain_mri_segmentation.inference.folders import (
     segment_volumes,
     tabulate,
 )
+from brain_mri_segmentation.inference.on_ray import segment_on_ray
 from brain_mri_segmentation.inference.predictor import (
     BATCH_SIZE,
     Predictor,
@@ -100,6 +101,13 @@ def segment(
         bool, typer.Option("--report", help="Write a page in HTML for each volume as well.")
     ] = False,
     overwrite: Annotated[bool, typer.Option(help="Segment again what is done.")] = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Share PATH among processes of Ray: auto is this machine or its cluster.",
+            metavar="ADDRESS",
+        ),
+    ] = None,
 ) -> None:
     """Write masks, overlays and tables of all that is found.
 
@@ -125,6 +133,8 @@ def segment(
         )
     if bool(dicomweb) != bool(study) or (store and not dicomweb):
         raise typer.BadParameter("--dicomweb and --study go together, and --store with them.")
+    if ray and not paths:
+        raise typer.BadParameter("--ray is for PATH: one head is segmented by one process.")
     try:
         target = Folder.at(output)
         if dicomweb and study:
@@ -135,19 +145,23 @@ def segment(
         else:
             place = Path(name or "volume").absolute()
             head = read_sequences(files, without_ending(place.name), series=series)
-        predictor = load_model(model, best_device(device), engine)
+        predictor = load_model(model, "cpu" if ray else best_device(device), engine)
     except InputError as error:
         _fail(error, code=2)
     outcomes: list[Outcome] = []
+    options = overwrite, batch_size, report
     try:
         if not paths:
-            outcomes.append(segment_volume(head, predictor, target, overwrite, batch_size, report))
+            outcomes.append(segment_volume(head, predictor, target, *options))
         else:
             with Progress(console=_err, disable=not _err.is_terminal) as progress:
                 task = progress.add_task("Files", total=sum(map(len, volumes.values())))
-                for outcome in segment_volumes(
-                    volumes, predictor, target, overwrite, batch_size, report
-                ):
+                found = (
+                    segment_on_ray(volumes, predictor.checkpoint, target, ray, engine, *options)
+                    if ray
+                    else segment_volumes(volumes, predictor, target, *options)
+                )
+                for outcome in found:
                     outcomes.append(outcome)
                     progress.advance(task, outcome.files)
         slices, table = tabulate(outcomes)

@@ -309,6 +309,14 @@ class ServingParameters(Parameters):
     bytes a pixel; what does not fit beside the others is told when to come back."""
 
 
+class InferenceParameters(Parameters):
+    """How folders are segmented."""
+
+    ray: str | None = None
+    """Address of a Ray cluster that shares the volumes, ``auto`` for that of this machine or this
+    machine alone; None takes one process."""
+
+
 class ProjectParameters(Parameters):
     """All parameters of a run, as ``conf`` and ``--params`` give them together."""
 
@@ -340,6 +348,7 @@ class ProjectParameters(Parameters):
     evaluation: EvaluationParameters
     publishing: PublishingParameters
     serving: ServingParameters = ServingParameters()
+    inference: InferenceParameters = InferenceParameters()
 
 
 def check_parameters(values: dict[str, object]) -> ProjectParameters:

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Iterator
 
 import pandas as pd
 from tqdm import tqdm
@@ -9,9 +10,10 @@ from tqdm import tqdm
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.imaging.readers import find_volumes
 from brain_mri_segmentation.inference.folders import Outcome, segment_volumes, tabulate
+from brain_mri_segmentation.inference.on_ray import segment_on_ray
 from brain_mri_segmentation.inference.predictor import Predictor, best_device
 from brain_mri_segmentation.models import Checkpoint
-from brain_mri_segmentation.parameters import EngineName, TrainingParameters
+from brain_mri_segmentation.parameters import EngineName, InferenceParameters, TrainingParameters
 from brain_mri_segmentation.runtime.files import Folder
 
 logger = logging.getLogger(__name__)
@@ -23,14 +25,20 @@ def segment_folder(
     inference_output: Folder,
     training: TrainingParameters,
     engine: EngineName,
+    inference: InferenceParameters,
 ) -> tuple[list[Outcome], pd.DataFrame, pd.DataFrame]:
     """Segment one volume at a time; what is done is left as it is, and broken files are listed."""
     volumes = find_volumes(inference_input, leave_out=inference_output)
-    predictor = Predictor(serving_model, best_device(training.accelerator), engine)
+    found: Iterator[Outcome]
+    if inference.ray:
+        found = segment_on_ray(volumes, serving_model, inference_output, inference.ray, engine)
+    else:
+        predictor = Predictor(serving_model, best_device(training.accelerator), engine)
+        found = segment_volumes(volumes, predictor, inference_output)
     outcomes = []
     files = sum(map(len, volumes.values()))
     with tqdm(total=files, desc="Files", disable=not sys.stderr.isatty()) as progress:
-        for outcome in segment_volumes(volumes, predictor, inference_output):
+        for outcome in found:
             outcomes.append(outcome)
             progress.update(outcome.files)
     return outcomes, *tabulate(outcomes)

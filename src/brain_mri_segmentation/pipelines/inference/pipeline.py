@@ -15,6 +15,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                     "inference_output": "inference_output",
                     "training": "params:training",
                     "engine": "params:engine",
+                    "inference": "params:inference",
                 },
                 # The outcomes are in memory alone: each run looks at every volume, and
                 # --only-missing-outputs cannot take the tables of an earlier one for its own.
