@@ -284,6 +284,22 @@ def test_slices_are_shown_with_their_masks_and_metrics(page, slices):
 
 
 @in_browser
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        ({"tumour_ml": None}, "tumour of 9 pixels (pictures do not say how large they are)"),
+        ({"tumour_ml": 1.234, "tumour_ml_low": None}, "tumour of 1.23 ml"),
+        (
+            {"tumour_ml": 1.234, "tumour_ml_low": 1, "tumour_ml_high": 1.5},
+            "tumour of 1.23 ml (with 90 % between 1.00 and 1.50 ml)",
+        ),
+    ],
+)
+def test_a_volume_comes_with_its_interval_where_one_is_known(page, found, text):
+    assert page.evaluate("found => amount(found)", found | {"tumour_pixels": 9}) == text
+
+
+@in_browser
 def test_the_sequences_of_a_head_are_found_by_their_names(page, tmp_path):
     for channel, name in enumerate(("x_t1", "x_flair", "x_t1ce")):
         (tmp_path / f"{name}.nii").write_bytes(nifti(VOXELS[..., channel], AFFINE))

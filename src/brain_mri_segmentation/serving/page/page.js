@@ -6,9 +6,9 @@ let current = 0, queue = 0, finished = 0, key = "";
 
 fetch("ready").then(async answer => {
   const card = await answer.json();
-  $("model").textContent = answer.ok
-    ? `Model ${card.model_name}, version ${card.model_version}` + (card.val_dice == null ? "" : `, validation Dice ${card.val_dice.toFixed(3)}`)
-    : card.detail;
+  const dice = { "validation Dice": card.val_dice, "Dice out of fold": card.out_of_fold_dice };
+  const scores = Object.entries(dice).filter(([, value]) => value != null).map(([name, value]) => `, ${name} ${value.toFixed(3)}`);
+  $("model").textContent = answer.ok ? `Model ${card.model_name}, version ${card.model_version}${scores.join("")}` : card.detail;
 }).catch(() => { $("model").textContent = "The server cannot be reached."; });
 
 function refuse(name, text) {
@@ -124,6 +124,7 @@ const attached = (async () => {
   }
   const nv = new Niivue({
     backColor: [0, 0, 0, 1], crosshairColor: [0.42, 0.72, 0.94, 0.7], dragAndDropEnabled: false, dragMode: 0, isRadiologicalConvention: true,
+    doubleTouchTimeout: 0, longTouchTimeout: 2e9,  // they would reset the contrast
     logLevel: "error", multiplanarShowRender: 0, crosshairGap: 10, crosshairWidth: 0.6, isCornerOrientationText: true, sagittalNoseLeft: true, loadingText: "", clipPlaneHotKey: "", cycleClipPlaneHotKey: "", viewModeHotKey: "",
   });
   await nv.attachToCanvas($("view"));
