@@ -105,7 +105,10 @@ def serving(checkpoint: Path) -> Iterator[tuple[str, subprocess.Popen]]:
         yield address, server
     finally:
         server.terminate()
-        server.wait(60)
+        try:
+            server.wait(10)
+        except subprocess.TimeoutExpired:
+            server.kill()
 
 
 def phantoms() -> list[np.ndarray]:
