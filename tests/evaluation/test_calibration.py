@@ -82,6 +82,15 @@ def test_a_bad_slice_that_the_model_is_sure_of_is_not_caught_and_said_so():
     assert review["recall"] == 0.5
 
 
+def test_with_too_few_bad_ones_the_threshold_stays_and_is_judged():
+    expected = np.array([0.95, 0.8, 0.7, 0.3])
+    found = np.array([0.9, 0.8, 0.5, 0.1])
+    review = fit_review(expected, found, otherwise=0.1, fewest_bad=3)
+    assert review == {
+        "threshold": 0.1, "precision": pytest.approx(2 / 3), "recall": 1, "flagged": 0.75, "bad": 2
+    }  # fmt: skip
+
+
 def test_without_a_bad_slice_the_threshold_stays():
     review = fit_review(np.array([0.9, 0.3]), np.array([0.9, np.nan]), otherwise=0.5)
     assert review == {

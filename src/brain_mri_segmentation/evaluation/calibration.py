@@ -46,6 +46,7 @@ Fold = tuple[Checkpoint, Mapping[str, SliceReader], Mapping[str, SliceReader]]
 # Logits are counted in bins, so that any temperature can be tried without the maps in memory.
 _LOGITS = np.linspace(-12, 12, 961)
 _EDGES = (_LOGITS[1:] + _LOGITS[:-1]) / 2
+_FEWEST_BAD_VOLUMES = 10  # a threshold that fits fewer says nothing of others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +164,9 @@ def _fit(cases: Sequence[Case], rules: PreprocessingParameters) -> Report:
     measured = measure(cases, rules.model_copy(update={"temperature": temperature}))
     review = fit_review(measured.expected, measured.found, rules.review_uncertainty)
     agreement, patient_dice = (measured.patients[n].to_numpy() for n in ("agreement", "dice"))
-    review_of_volumes = fit_review(agreement, patient_dice, 1 - rules.review_agreement)
+    review_of_volumes = fit_review(
+        agreement, patient_dice, 1 - rules.review_agreement, _FEWEST_BAD_VOLUMES
+    )
     choices = _compare_choices(measured.choices)
     own = (rules.threshold, rules.min_component_ratio)
     return {
@@ -342,38 +345,41 @@ def expected_calibration_error(table: pd.DataFrame) -> float:
     return float(np.average(gaps, weights=table["pixels"])) if len(table) else float("nan")
 
 
-def fit_review(expected: np.ndarray, found: np.ndarray, otherwise: float) -> Report:
+def fit_review(
+    expected: np.ndarray, found: np.ndarray, otherwise: float, fewest_bad: int = 1
+) -> Report:
     """Choose the uncertainty, 1 - expected Dice, that best tells what is bad from the rest.
 
     Args:
         expected: (N,) Dice that the model expects of slices, or the agreement of its two masks of
             volumes; NaN where nothing may be tumour.
         found: (N,) Dice that it has; NaN without tumour in mask and truth.
-        otherwise: The threshold where nothing can be learnt, since nothing is bad or all is
+        otherwise: The threshold where nothing can be learnt, since too little is bad or all is
             equally uncertain.
+        fewest_bad: That must be bad, or a threshold would fit these alone.
 
     Returns:
         ``threshold`` with the highest F1 for what has a Dice below 0.6, its ``precision`` and
-        ``recall`` (None where nothing was learnt), the share of what is ``flagged``, and how much
-        was ``bad``.
+        ``recall`` (None where nothing is flagged or bad), the share of what is ``flagged``, and how
+        much was ``bad``.
     """
     uncertainty = np.nan_to_num(1 - expected, nan=0.0)
     bad = found < BAD_DICE  # NaN, nothing there and nothing found, is not bad
     values = np.unique(uncertainty)
-    if not bad.any() or len(values) < 2:
-        flagged = float((uncertainty > otherwise).mean())
-        scores = {"precision": None, "recall": None, "flagged": flagged, "bad": int(bad.sum())}
-        return {"threshold": otherwise} | scores
-    # A flag is raised above the threshold, so the candidates lie between neighbours.
-    candidates = (values[1:] + values[:-1]) / 2
-    flags = uncertainty > candidates[:, None]  # (candidates, N)
-    caught = (flags & bad).sum(axis=1)
-    best = int(np.argmax(2 * caught / (flags.sum(axis=1) + bad.sum())))
+    threshold = otherwise
+    if bad.sum() >= fewest_bad and len(values) > 1:
+        # A flag is raised above the threshold, so the candidates lie between neighbours.
+        candidates = (values[1:] + values[:-1]) / 2
+        flags = uncertainty > candidates[:, None]  # (candidates, N)
+        f1 = 2 * (flags & bad).sum(axis=1) / (flags.sum(axis=1) + bad.sum())
+        threshold = float(candidates[np.argmax(f1)])
+    flagged = uncertainty > threshold
+    caught = (flagged & bad).sum()
     return {
-        "threshold": float(candidates[best]),
-        "precision": float(caught[best] / max(1, flags[best].sum())),
-        "recall": float(caught[best] / bad.sum()),
-        "flagged": float(flags[best].mean()),
+        "threshold": threshold,
+        "precision": float(caught / flagged.sum()) if (bad.any() and flagged.any()) else None,
+        "recall": float(caught / bad.sum()) if bad.any() else None,
+        "flagged": float(flagged.mean()),
         "bad": int(bad.sum()),
     }
 
