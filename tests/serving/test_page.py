@@ -166,6 +166,8 @@ def test_a_head_is_drawn_as_it_lies_with_its_mask_over_it(page, server, head):
         rim = orange(axial(page, "contour"))
         assert 0 < rim.sum() < 0.7 * filled.sum()
         assert (rim & ~filled).sum() < 0.1 * rim.sum()
+        probable = axial(page, "probability")
+        assert (np.ptp(probable, axis=-1) > 60).sum() > 0.5 * filled.sum()
         assert not orange(axial(page, "nothing")).any()
     assert page.faults == []
     assert {url.split("?")[0] for url in page.asked} == {
