@@ -44,7 +44,11 @@ def test_a_stack_becomes_masks_and_tables(stack, model_path, tmp_path):
     assert summary["tumour_pixels"].tolist() == expected.tumour_pixels.tolist()
     volumes = pd.read_csv(out / "volumes.csv")
     assert volumes[["volume", "slices", "problems"]].to_numpy().tolist() == [["scan", 3, 0]]
-    assert str(expected.tumour_pixels.sum()) in done.stdout
+    (row,) = (line for line in done.stdout.splitlines() if "in all" in line)
+    pixels, found = expected.tumour_pixels, np.count_nonzero(expected.tumour_pixels)
+    reviewed = sum(reason is not None for reason in expected.review)
+    shown = [cell.strip() for cell in row.strip("│").split("│")]
+    assert shown == ["in all", "3", str(pixels.sum()), "", str(found), str(reviewed), "0"]
     assert "Research use only" in done.stdout
 
 
@@ -126,6 +130,9 @@ def test_a_dicom_series_gives_a_segmentation_that_belongs_to_it(model_path, tmp_
     assert "no DICOM SEG: " in run(*arguments).stdout
     assert "no DICOM SEG: " in run(*arguments).stdout  # a second run knows it, too
     assert list((tmp_path / "other/masks").glob("*.nii.gz"))
+    run(*arguments, "--report")
+    (report,) = (tmp_path / "other/reports").glob("*.html")
+    assert "<li>No DICOM SEG: " in report.read_text()
 
 
 def test_a_series_of_a_study_is_named_by_its_number(model_path, tmp_path):

@@ -180,7 +180,7 @@ def segment(
     if len(table) > _MOST_ROWS:
         shown.add_row(f"... {len(table) - _MOST_ROWS} more in volumes.csv")
     shown.add_section()
-    shown.add_row("in all", *map(_show, counts.sum(min_count=1)))
+    shown.add_row("in all", *(_show(counts[name].sum(min_count=1)) for name in counts.columns))
     _out.print(shown)
     for row in table[:_MOST_ROWS].itertuples():
         if row.review:

@@ -121,6 +121,7 @@ def test_an_enhanced_multi_frame_object_is_a_series():
     np.testing.assert_allclose(volume.slices[..., 1], expected)
     np.testing.assert_allclose(volume.geometry.affine, AFFINE, atol=1e-6)
     assert len(volume.geometry.headers) == 1
+    assert "series 4 'FLAIR 3D' (6 images) was taken for FLAIR" in volume.notes
 
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
@@ -270,6 +271,18 @@ def test_each_study_of_a_folder_is_a_volume(folder):
     assert [volume.name for volume in volumes] == list(found)
     assert sorted(len(volume.missing) for volume in volumes) == [0, 2, 2]
     assert all(np.array_equal(volume.slices[..., 1], SLICES[..., 1]) for volume in volumes)
+
+
+def test_a_study_of_single_files_is_named_by_their_folder(folder):
+    places = [folder / "first", *(folder / "second/deep").iterdir()]
+    found = find_volumes(*map(Folder.at, map(str, places)))
+    assert {name: len(files) for name, files in found.items()} == {
+        "first": 18,
+        "first-2": 6,
+        "deep": 6,
+    }
+    one = find_volumes(Folder.at(str(folder / "second/deep/1.2.3")))
+    assert list(one) == ["deep"]
 
 
 @pytest.mark.parametrize("tag", ["Rows", "PixelSpacing", "ImagePositionPatient", "BitsAllocated"])

@@ -70,7 +70,7 @@ def test_flair_alone_fills_the_three_channels_and_it_is_said():
     volume = read_volume(nifti(FLAIR, SMALL_AFFINE))
     assert np.array_equal(volume.slices, np.repeat(EXPECTED[..., 1:2], 3, axis=3))
     assert volume.missing == ("pre-contrast", "post-contrast")
-    assert "FLAIR stands in for pre-contrast and post-contrast" in volume.notes[0]
+    assert "for pre-contrast and post-contrast, which are not there" in volume.notes[0]
 
 
 def test_scaling_sign_rgb_and_units_are_those_of_the_header():

@@ -134,7 +134,11 @@ class _Series:
 
     def __str__(self) -> str:
         text = f"series {self.first.get('SeriesNumber', '?')} '{self._description}'"
-        return f"{text} ({len(self.images)} images)"
+        return f"{text} ({self._slices} images)"
+
+    @property
+    def _slices(self) -> int:
+        return sum(int(image.get("NumberOfFrames") or 1) for image in self.images)
 
     @property
     def number(self) -> int:
@@ -169,8 +173,7 @@ class _Series:
         """Order those that are the same sequence: axial ones last, then by their slices."""
         directions = _orientation(self.first)
         normal = np.cross(directions[:3], directions[3:]) if directions is not None else np.zeros(3)
-        frames = sum(int(image.get("NumberOfFrames", 1)) for image in self.images)
-        return bool(abs(normal[2]) > 0.7), frames
+        return bool(abs(normal[2]) > 0.7), self._slices
 
     def read(self) -> Scan:
         """Decode the voxels, sort them by position and say where they lie."""

@@ -129,7 +129,8 @@ def assemble(name: str, scans: Mapping[str, Scan], digest: str, notes: tuple[str
             else np.stack(channels, axis=-1)
         )
     if missing:
-        remarks.append(f"FLAIR stands in for {' and '.join(missing)}, which is not there")
+        verb = "are" if len(missing) > 1 else "is"
+        remarks.append(f"FLAIR stands in for {' and '.join(missing)}, which {verb} not there")
     slices = flair.geometry.to_axial(voxels)
     if len(slices) > MOST_SLICES:
         raise InputError(

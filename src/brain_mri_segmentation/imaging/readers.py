@@ -171,7 +171,8 @@ def find_volumes(*places: Folder, leave_out: Folder | None = None) -> dict[str, 
 
     Args:
         places: Folders, searched with all that is in them, or single files. Of several, folders
-            give their own names to what is in them.
+            give their own names to what is in them; single files of DICOM have that of the folder
+            that they are in.
         leave_out: What is in this folder, such as the results of an earlier run.
 
     Returns:
@@ -192,7 +193,11 @@ def find_volumes(*places: Folder, leave_out: Folder | None = None) -> dict[str, 
             ours = leave_out is not None and leave_out.holds(place, name)
             if ours or (kind := _kind_by_name(name, read)) is None:
                 continue
-            path = prefix + (without_ending(name) if kind in ("picture", "grid") else name)
+            if kind in ("picture", "grid"):
+                path = prefix + without_ending(name)
+            else:  # a study is named by the folder that holds its files
+                folder = PurePosixPath(place.path).parent.name if place.is_file else ""
+                path = f"{folder}/{name}" if folder else prefix + name
             path = prefix + name if path in found else path  # beside scan.tif is a scan.png
             found[path], kinds[path] = read, kind
         if not found:

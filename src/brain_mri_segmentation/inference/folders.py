@@ -173,7 +173,7 @@ def _segment(
     report: bool,
 ) -> Record:
     """Segment a volume, and write its pictures and at last its record."""
-    checkpoint, notes = predictor.checkpoint, list(volume.notes)
+    checkpoint = predictor.checkpoint
     prediction = predictor.predict(volume, batch_size)
     written = []
     for name, content in _files(volume, prediction):
@@ -184,7 +184,8 @@ def _segment(
         try:
             seg = write_seg(prediction.mask, volume.geometry, *model, prediction.describe())
         except InputError as error:  # the other files are as good without it
-            notes.append(f"no DICOM SEG: {str(error).rstrip('.')}")
+            note = f"no DICOM SEG: {str(error).rstrip('.')}"
+            volume = replace(volume, notes=(*volume.notes, note))
         else:
             output.write(seg_of(volume), seg)
             written.append(seg_of(volume))
@@ -203,7 +204,7 @@ def _segment(
         "files": written,
         **prediction.in_sum(),
         "missing": volume.missing,
-        "notes": notes,
+        "notes": volume.notes,
         "slices": rows,
     }
     output.write(_record_of(volume), (json.dumps(record, indent=1) + "\n").encode())

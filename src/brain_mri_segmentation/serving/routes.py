@@ -104,7 +104,7 @@ def _to_zip(v: Volume, p: Prediction, _: Picture | None, predictor: Predictor) -
             try:
                 add("mask.dcm", _to_dicom(v, p, None, predictor))
             except InputError as error:
-                v = replace(v, notes=(*v.notes, str(error)))
+                v = replace(v, notes=(*v.notes, f"no DICOM SEG: {str(error).rstrip('.')}"))
         add("result.json", _to_json(v, p, None, predictor))
         add("report.html", _to_report(v, p, None, predictor))
     return buffer.getvalue()
