@@ -240,3 +240,14 @@ def test_a_card_for_the_hub_shows_how_to_load_from_it(render):
 def test_the_card_says_what_the_copy_in_8_bits_is_worth(render):
     assert f"### In 8 bits\n\n{INT8['reason']}" in render()[1]
     assert "8 bits" not in render(int8={})[1]
+
+
+def test_the_interval_of_volumes_is_on_the_card_of_a_model_that_knows_it(render):
+    # With 5: exp(5 * 0.04) and exp(5 * 0.12), where the views agree by 0.98 and by 0.9.
+    card = render(rules={"volume_interval": 5.0, "mirroring": True})[1]
+    assert "f = exp(5.00 (1.02 - a))" in card
+    assert "f is 1.22 where a is 0.98, and 1.82 where it is 0.90" in card
+    assert "### How much tumour" not in render()[1]
+    assert (
+        "### How much tumour" not in render(rules={"volume_interval": 5.0, "mirroring": False})[1]
+    )

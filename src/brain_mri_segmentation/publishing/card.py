@@ -1,5 +1,6 @@
 """The model card: every number on it is taken from what training and evaluation measured."""
 
+import math
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from brain_mri_segmentation.evaluation.metrics import SUMMARY, Report, format_metric
 from brain_mri_segmentation.inference.conversion import ONNX_FILE
+from brain_mri_segmentation.inference.review import doubt
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import PreprocessingParameters, PublishingParameters
 from brain_mri_segmentation.publishing.gate import Approval, Comparison
@@ -56,6 +58,8 @@ def render_card(
         quantisation=quantisation,
         millions=sum(w.size for w in checkpoint.weights.values()) / 1e6,
         rules=rules,
+        doubt=doubt,
+        exp=math.exp,
         phantoms=patient_scores["patient"].str.startswith("PHANTOM").any(),
         approval=approval,
         comparison=comparison,
