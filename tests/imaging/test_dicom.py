@@ -195,10 +195,13 @@ def test_of_several_flairs_the_axial_one_with_most_slices_is_taken():
     assert np.array_equal(volume.slices[..., 1], SLICES[..., 1])
 
 
-def test_one_series_alone_is_flair_whatever_it_is_called():
+def test_one_series_alone_is_flair_unless_it_says_otherwise():
     volume = read_volume(dicom_series(VOXELS[..., 1], AFFINE, STUDY, 5, "No. 5"))
     assert "series 5 'No. 5' (6 images) was taken for FLAIR" in volume.notes
     assert volume.missing == ("pre-contrast", "post-contrast")
+    for description in ("AX T2 TSE", "sT1W_3D_TFE", "AXT1 POST"):
+        with pytest.raises(InputError, match="No series is recognised as FLAIR"):
+            read_volume(dicom_series(VOXELS[..., 1], AFFINE, STUDY, 5, description))
 
 
 def test_a_slice_that_came_twice_counts_once():

@@ -1,4 +1,6 @@
-from brain_mri_segmentation.imaging.naming import group_volumes
+import pytest
+
+from brain_mri_segmentation.imaging.naming import group_volumes, sequence_of
 
 
 def test_files_of_one_folder_with_one_name_and_numbers_are_a_volume():
@@ -25,3 +27,29 @@ def test_what_a_volume_has_too_many_takes_no_other_volume_s_name():
     groups = group_volumes([f"x_{n}" for n in range(513)] + ["x-2_1"])
     assert {name: len(paths) for name, paths in groups.items()} == {"x": 512, "x-2": 1, "x-3": 1}
     assert groups["x-2"] == ["x-2_1"]
+
+
+@pytest.mark.parametrize(
+    ("description", "sequence"),
+    [  # as scanners of three makers and hospitals write them
+        ("t2_tirm_tra_dark-fluid", "FLAIR"),
+        ("t2_space_dark-fluid_sag_p2_iso", "FLAIR"),
+        ("sT2W_FLAIR", "FLAIR"),
+        ("AXFLAIR", "FLAIR"),
+        ("AX T1 FLAIR", "pre-contrast"),
+        ("sT1W_3D_TFE", "pre-contrast"),
+        ("3D FSPGR", "pre-contrast"),
+        ("t1_mprage_sag_p2_iso", "pre-contrast"),
+        ("sT1W_3D_TFE_GD", "post-contrast"),
+        ("Ax T1 FSE +C", "post-contrast"),
+        ("T1 nach KM tra", "post-contrast"),
+        ("AXT1POST", "post-contrast"),
+        ("AXT2", "other"),
+        ("sT2W_TSE", "other"),
+        ("DWI trace", "other"),
+        ("No. 5", None),
+        ("Saxony", None),
+    ],
+)
+def test_descriptions_of_scanners_are_understood(description, sequence):
+    assert sequence_of(description) == sequence

@@ -56,8 +56,8 @@ def read_study(contents: Iterable[bytes]) -> tuple[dict[str, Scan], tuple[str, .
     """Read FLAIR and, where they are, pre- and post-contrast of one study.
 
     Which series is which, the description tells, else contrast agent, echo and inversion time. Of
-    several that are the same sequence, axial ones come first, then those with more slices. If there
-    is one series alone, it is FLAIR.
+    several that are the same sequence, axial ones come first, then those with more slices. One
+    series alone is FLAIR, if nothing says that it is another.
 
     Args:
         contents: Its files, in any order; what is no image of MR is left out.
@@ -73,7 +73,7 @@ def read_study(contents: Iterable[bytes]) -> tuple[dict[str, Scan], tuple[str, .
         raise InputError(f"There are {studies} studies, and one is expected. Send them one by one.")
     chosen: dict[str, _Series] = {}
     for series in sorted(found, key=_Series.rank, reverse=True):
-        if len(found) == 1:
+        if len(found) == 1 and series.sequence is None:
             chosen["FLAIR"] = series
         elif series.sequence in SEQUENCES:
             chosen.setdefault(series.sequence, series)
@@ -149,8 +149,8 @@ class _Series:
         return str(self.first.get("SeriesDescription") or self.first.get("ProtocolName") or "")
 
     @property
-    def sequence(self) -> str:
-        """One of ``SEQUENCES``, or ``other``."""
+    def sequence(self) -> str | None:
+        """One of ``SEQUENCES``, or ``other``; None where nothing says what it is."""
         first = self.first
         kind = " ".join(map(str, first.get("ImageType", []))).lower()
         if "localizer" in kind or first.get("PhotometricInterpretation") != "MONOCHROME2":
@@ -167,7 +167,7 @@ class _Series:
         agent = agent or bool(first.get("ContrastBolusAgentSequence"))
         if said == "pre-contrast" and agent:
             return "post-contrast"
-        return said or "other"
+        return said
 
     def rank(self) -> tuple[bool, int]:
         """Order those that are the same sequence: axial ones last, then by their slices."""

@@ -73,7 +73,10 @@ class Pacs:
                         f"series {series.SeriesInstanceUID}. Try again."
                     )
         if not files:
-            raise InputError(f"{self._url} has no series of MR in study {study}. Check the UID.")
+            raise InputError(
+                f"{self._url} has no series of MR in study {study}, or only such as are no FLAIR or "
+                "T1 by their descriptions. Check the UID."
+            )
         return read_volume(files, study)
 
     def store(self, content: bytes) -> bool:

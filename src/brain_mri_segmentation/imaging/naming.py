@@ -16,9 +16,13 @@ ENDINGS = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".zip", *GRID_ENDINGS)
 
 _SLICE = re.compile(r"(.+)_(\d+)(_mask)?", re.DOTALL)
 # What names and descriptions call sequences; the first that is found decides. BraTS writes t2f for
-# FLAIR, t1n and t1c for T1 without and with contrast medium; a "T1 FLAIR" is a T1.
+# FLAIR, t1n and t1c for T1 without and with contrast medium; scanners write AXT2 for an axial T2,
+# and sT1W; a "T1 FLAIR" is a T1.
 _TOKENS = [
-    (sequence, re.compile(rf"(?:^|(?<=[^a-z0-9]))(?:{words})(?![a-z0-9])", re.IGNORECASE))
+    (
+        sequence,
+        re.compile(rf"(?:^|(?<=[^a-z0-9]))(?:ax|sag|cor|s)?(?:{words})(?![a-z0-9])", re.IGNORECASE),
+    )
     for sequence, words in [
         ("FLAIR", r"(?<!t1[ _-])(?:t2w?|[23]d)?flair|t2f|dark[ _-]?fluid|tirm"),
         ("mask", r"mask|seg|labels?"),
@@ -29,7 +33,7 @@ _TOKENS = [
         ("other", r"localizer|loc"),
         ("pre-contrast", r"(?:t1w?[ _-]?)?(?:pre|native|without|w/?o|non[ _-]?contrast|-c)"),
         ("post-contrast", r"(?:t1w?[ _-]?)?(?:ce|gd|gad\w*|c\+|\+c|km|post\w*|contrast)|t1c"),
-        ("pre-contrast", r"t1w?|t1n|mp-?rage|spgr|bravo"),
+        ("pre-contrast", r"t1w?|t1n|mp-?rage|f?spgr|bravo"),
     ]
 ]
 _NUMBERED = re.compile(r"(.*[^0-9])[0-9]+\.[a-z]+", re.IGNORECASE | re.ASCII | re.DOTALL)
