@@ -74,8 +74,8 @@ class Pacs:
                     )
         if not files:
             raise InputError(
-                f"{self._url} has no series of MR in study {study}, or only such as are no FLAIR or "
-                "T1 by their descriptions. Check the UID."
+                f"{self._url} has no series of MR in study {study}, or only such as are no FLAIR "
+                "or T1 by their descriptions. Check the UID."
             )
         return read_volume(files, study)
 
