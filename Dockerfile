@@ -35,7 +35,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     && python3 -m venv /opt/sbom && PIP_CONSTRAINT= /opt/sbom/bin/pip install cyclonedx-bom==7.5.0
 
 # Gone is what a running service never needs: headers, packages' own tests, pip; of OpenVINO what runs
-# on other processors, or reads other formats than its own.
+# on other processors, or reads other formats than its own; of SciPy all but ndimage and special.
 FROM service-packages AS serving-lite-packages
 COPY src src
 # SimpleITK is the largest package of all, for NRRD and MetaImage alone.
@@ -44,6 +44,8 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     && cd /opt/venv/lib/python3*/site-packages \
     && find . -type d -name tests -prune -exec rm -r {} + \
     && rm -r openvino/include openvino/libs/cache.json openvino/libs/libopenvino_intel_[gn]pu_plugin.so \
+    && find scipy -mindepth 1 -maxdepth 1 -type d ! -name '_*' ! -name ndimage ! -name special \
+            -exec rm -r {} + \
     && find openvino/libs -name 'libopenvino_*_frontend*' ! -name '*_ir_*' -delete \
     && pip uninstall --yes --quiet simpleitk setuptools pip \
     && /opt/sbom/bin/cyclonedx-py environment /opt/venv/bin/python --output-file /app/sbom.cdx.json

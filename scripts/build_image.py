@@ -99,7 +99,7 @@ def make_base(buildah: Buildah) -> None:
     root = Path(buildah("mount", container))
     command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}"]
     run([*command, SUITE, str(root), debian_mirror()])
-    for place in ("var/cache/apt", "var/lib/apt/lists"):
+    for place in ("var/cache/apt", "var/lib/apt/lists", "usr/share/locale", "usr/share/man"):
         shutil.rmtree(root / place)
     buildah("umount", container)
     buildah("commit", "--rm", container, BASE)
