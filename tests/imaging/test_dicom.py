@@ -238,6 +238,7 @@ OBLIQUE_NORMAL = np.diag([-1, -1, 1]) @ AFFINE[:3, 2] / 4
             [changed(file, Modality="CT") for file in FLAIR],
             "no MR image in the DICOM files, but CT",
         ),
+        ([FLAIR[0].replace(b"CS\2\0MR", b"LT\x88\x13MR")], r"but MR.{,14}\. Send"),  # 5,000 bytes
         ([file[:1500] for file in FLAIR], "broken"),
         # Modality is of a kind that does not exist; so is the way in which pixels are packed.
         ([FLAIR[0].replace(b"\x08\0\x60\0CS", b"\x08\0\x60\0BS")], "broken"),

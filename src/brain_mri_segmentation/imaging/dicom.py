@@ -203,12 +203,13 @@ def _find_series(contents: Iterable[bytes]) -> list[_Series]:
             continue
         image = _read(content)
         if "PixelData" not in image or image.get("Modality") != "MR":
-            others.add(str(image.get("Modality", "no modality")))
+            said = " ".join(str(image.get("Modality", "no modality")).split())
+            others.add(said[:16])  # as long as it may be; a broken file can say anything
             continue
         uid = str(image.get("SeriesInstanceUID", ""))
         series.setdefault(uid, {})[str(image.get("SOPInstanceUID", len(others)))] = image
     if not series:
-        what = ", ".join(sorted(others)) or "nothing"
+        what = ", ".join(sorted(others)[:8]) or "nothing"
         raise InputError(f"There is no MR image in the DICOM files, but {what}. Send FLAIR.")
     found = [_Series(list(images.values())) for images in series.values()]
     return sorted(found, key=lambda one: one.number)
