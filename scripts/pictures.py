@@ -2,7 +2,7 @@
 
     python scripts/pictures.py
 
-Where Dice misleads, and (with --page, with chromium) the page of the service.
+Where Dice misleads, and (with --page, with chromium) the page of the service and a report.
 """
 
 import argparse
@@ -154,7 +154,7 @@ DRAWN: dict[str, Callable[[], Figure]] = {
 
 
 def photograph_page(folder: Path) -> None:
-    """Start the service, drop a synthetic head on its page, take a picture there and on a phone."""
+    """Take pictures of a synthetic head on the service's page, also on a phone, and in a report."""
     from playwright.sync_api import sync_playwright
 
     with socket.socket() as free:
@@ -185,6 +185,14 @@ def photograph_page(folder: Path) -> None:
                 page.wait_for_timeout(2000)
                 page.evaluate("scrollTo(0, 0)")
                 page.screenshot(path=folder / f"{name}.png", full_page=True)
+            page = browser.new_page(viewport={"width": 1000, "height": 1390})
+            report = page.request.post(
+                f"http://127.0.0.1:{port}/segment/volume",
+                headers={"Accept": "text/html"},
+                multipart={"files": head | {"mimeType": "application/octet-stream"}},
+            )
+            page.set_content(report.text())
+            page.screenshot(path=folder / "report.png")
             browser.close()
     finally:
         service.terminate()
@@ -204,7 +212,7 @@ def _wait_for(address: str) -> None:
 def main() -> None:
     """Draw them all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--page", action="store_true", help="the page of the service as well")
+    parser.add_argument("--page", action="store_true", help="page and report of the service, too")
     options = parser.parse_args()
     folder = PROJECT / "docs/images"
     for name, draw in DRAWN.items():
