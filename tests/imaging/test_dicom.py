@@ -6,6 +6,7 @@ import zipfile
 import numpy as np
 import pydicom
 import pytest
+from pydicom.fileset import FileSet
 from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, RLELossless
 from scans import (
     OBLIQUE,
@@ -275,6 +276,18 @@ def test_each_study_of_a_folder_is_a_volume(folder):
     assert [volume.name for volume in volumes] == list(found)
     assert sorted(len(volume.missing) for volume in volumes) == [0, 2, 2]
     assert all(np.array_equal(volume.slices[..., 1], SLICES[..., 1]) for volume in volumes)
+
+
+def test_the_index_of_a_cd_is_no_study(tmp_path):
+    index = FileSet()
+    for content in FLAIR:
+        file = changed(content, StudyTime="101010", StudyID="1")
+        index.add(pydicom.dcmread(io.BytesIO(file)))
+    index.write(tmp_path / "cd")
+    assert (tmp_path / "cd/DICOMDIR").exists()
+    found = find_volumes(Folder.at(str(tmp_path / "cd")))
+    assert [len(files) for files in found.values()] == [6]
+    assert np.array_equal(read_volume(tmp_path / "cd").slices[..., 1], SLICES[..., 1])
 
 
 def test_a_study_of_single_files_is_named_by_their_folder(folder):

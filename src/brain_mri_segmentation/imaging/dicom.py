@@ -22,14 +22,15 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _DEFLATED = b"1.2.840.10008.1.2.1.99"  # which unpacks to any size before anything can be checked
+_DIRECTORY = b"1.2.840.10008.1.3.10"
 _PLANE_TOLERANCE = 1e-3  # of unit vectors
 _PLACE_TOLERANCE = 0.1  # of the distance between slices, by which one may be off its place
 _NO_AGENT = ("", "no", "none", "n/a", "without")
 
 
 def is_dicom(content: bytes) -> bool:
-    """Say whether a file is DICOM by its own bytes."""
-    return content[128:132] == b"DICM"
+    """Say whether a file is DICOM by its own bytes, and not the index of a CD (``DICOMDIR``)."""
+    return content[128:132] == b"DICM" and _DIRECTORY not in content[:512]
 
 
 def study_of(content: bytes) -> str:
