@@ -47,9 +47,11 @@ def test_what_a_volume_has_too_many_takes_no_other_volume_s_name():
         ("AXT2", "other"),
         ("sT2W_TSE", "other"),
         ("DWI trace", "other"),
+        ("UCSF-PDGM-0004_tumor_segmentation", "mask"),
+        ("sub-01_dseg", "mask"),
         ("No. 5", None),
         ("Saxony", None),
     ],
 )
-def test_descriptions_of_scanners_are_understood(description, sequence):
+def test_descriptions_of_scanners_and_names_of_data_sets_are_understood(description, sequence):
     assert sequence_of(description) == sequence

@@ -25,7 +25,7 @@ _TOKENS = [
     )
     for sequence, words in [
         ("FLAIR", r"(?<!t1[ _-])(?:t2w?|[23]d)?flair|t2f|dark[ _-]?fluid|tirm"),
-        ("mask", r"mask|seg|labels?"),
+        ("mask", r"mask|d?seg(?:mentation)?|labels?"),
         (
             "other",
             r"t2(?:w|star|\*)?|dwi|adc|trace|swi|perf\w*|diff\w*|dti|tof|mra|pd|scout|survey",
