@@ -196,6 +196,10 @@ def test_of_several_flairs_the_axial_one_with_most_slices_is_taken():
     assert np.array_equal(volume.slices[..., 1], SLICES[..., 1])
 
 
+def test_a_slice_alone_is_one_image():
+    assert "series 3 'AX T2 FLAIR' (1 image) was taken for FLAIR" in read_volume(FLAIR[2]).notes
+
+
 def test_one_series_alone_is_flair_unless_it_says_otherwise():
     volume = read_volume(dicom_series(VOXELS[..., 1], AFFINE, STUDY, 5, "No. 5"))
     assert "series 5 'No. 5' (6 images) was taken for FLAIR" in volume.notes

@@ -135,7 +135,7 @@ class _Series:
 
     def __str__(self) -> str:
         text = f"series {self.first.get('SeriesNumber', '?')} '{self._description}'"
-        return f"{text} ({self._slices} images)"
+        return f"{text} ({self._slices} image{'s' if self._slices > 1 else ''})"
 
     @property
     def _slices(self) -> int:
