@@ -19,6 +19,9 @@ from brain_mri_segmentation.models import Checkpoint
 MOST_LOST, MOST_LOST_BY_A_PATIENT = 0.002, 0.02
 """Of Dice, in the mean over patients and by any one of them; a copy that loses more is refused."""
 
+_FLOAT_CONVOLUTIONS = 6
+"""The first ones stay as they are: in 8 bits they cost one of 99 patients 0.069 of Dice, else 0.007."""
+
 _SLICES_A_PATIENT = 3  # of training, by which the ranges of activations are measured
 
 
@@ -37,11 +40,16 @@ def quantise(checkpoint: Checkpoint, images: Slices) -> Checkpoint:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.xml")
         to_openvino(checkpoint, path)
+        model = openvino_core().read_model(path)
+        kinds = ("Convolution", "GroupConvolution")
+        convolutions = [o for o in model.get_ordered_ops() if o.get_type_name() in kinds]
+        first = [o.get_friendly_name() for o in convolutions[:_FLOAT_CONVOLUTIONS]]
         model = nncf.quantize(
-            openvino_core().read_model(path),
+            model,
             nncf.Dataset(samples),
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(samples),
+            ignored_scope=nncf.IgnoredScope(names=first),
         )
         files = (Path(folder, "int8.xml"), Path(folder, "int8.bin"))
         openvino.save_model(model, files[0])
