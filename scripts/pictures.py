@@ -165,7 +165,7 @@ def photograph_page(folder: Path) -> None:
         cwd=PROJECT,
         env=os.environ | {"UVICORN_PORT": str(port)},
     )
-    slices = np.stack([image for image, _ in make_volume(20, 256, np.random.default_rng(5))])
+    slices = np.stack([image for image, _ in make_volume(20, 256, np.random.default_rng(2))])
     place = Geometry(np.diag([-0.9, -0.9, 6.0, 1.0]), (256, 256, 20))
     flair = write_nifti(slices[..., FLAIR].astype(np.float32), place)
     head = {"name": "head_flair.nii.gz", "mimeType": "", "buffer": flair}
