@@ -96,7 +96,7 @@ def test_slices_model_and_reports_are_in_the_bucket_and_nowhere_else(project, bu
     assert json.loads(bucket.cat_file("lgg/data/08_reporting/unet/metrics.json"))["split"] == "test"
     assert not project.data("05_model_input").exists()
     local = {path.name for path in (project.folder / "scratch").rglob("*") if path.is_file()}
-    assert local == {".lock", "last.ckpt"}
+    assert local == {".lock", ".mlflow_runs", "last.ckpt"}
 
 
 def test_figures_and_tables_are_in_the_mlflow_run_as_well(project):

@@ -143,7 +143,10 @@ def test_the_command_gives_the_same_mask_without_torch(
     assert np.array_equal(np.asarray(Image.open(mask)), expected)
 
 
-def test_what_needs_torch_says_so_in_one_line(without_torch, slice_file, model_path, tmp_path):
+def test_what_needs_torch_says_so_in_one_line(
+    without_torch, slice_file, model_path, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # where no other test converted a model
     for option, value, purpose in (
         ("--engine", "torch", "For engine=torch"),
         ("--engine", "openvino", "To convert a model"),
