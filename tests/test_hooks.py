@@ -92,6 +92,8 @@ import mlflow
 from kedro.io import DataCatalog
 from brain_mri_segmentation.hooks import TrackRun
 
+# What was started in the background may have inherited that it is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 mlflow.set_tracking_uri("sqlite:///mlflow.db")
 mlflow.start_run()
 mlflow.start_run(nested=True)
