@@ -186,7 +186,7 @@ def _end_killed_runs(workspace: Path, ids: set[str]) -> None:
 def _logger(run: mlflow.ActiveRun, nested: str | None) -> "MLFlowLogger":
     from lightning.pytorch.loggers import MLFlowLogger  # takes seconds, and few runs train
 
-    class PatientLogger(MLFlowLogger):
+    class ResendingLogger(MLFlowLogger):
         """Lets a training go on without its server, and sends it what it missed."""
 
         unsent: list[tuple[Mapping[str, float], int | None]]
@@ -202,13 +202,13 @@ def _logger(run: mlflow.ActiveRun, nested: str | None) -> "MLFlowLogger":
             with _warn_of_server():
                 super().finalize(status)
 
-    class ActiveRunLogger(PatientLogger):
+    class ActiveRunLogger(ResendingLogger):
         def finalize(self, status: str = "success") -> None:
             """Leave the run open: kedro-mlflow ends it when the whole pipeline has ended."""
 
     if nested is None:
         return ActiveRunLogger(run_id=run.info.run_id, tracking_uri=mlflow.get_tracking_uri())
-    return PatientLogger(
+    return ResendingLogger(
         experiment_name=mlflow.get_experiment(run.info.experiment_id).name,
         run_name=nested,
         tracking_uri=mlflow.get_tracking_uri(),

@@ -23,11 +23,10 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse, Response
 
 from brain_mri_segmentation import DISCLAIMER, __version__
-from brain_mri_segmentation.imaging.dicom_seg import write_seg
 from brain_mri_segmentation.imaging.medical import write_nifti
 from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.inference.predictor import Prediction, Predictor
-from brain_mri_segmentation.serving.routes import Sending, geometry_of
+from brain_mri_segmentation.serving.routes import Sending, geometry_of, to_dicom
 from brain_mri_segmentation.serving.schemas import REFUSALS
 
 MOST_SESSIONS = 32
@@ -200,8 +199,7 @@ def _encode(
 ) -> Response:
     geometry, checkpoint = geometry_of(volume), predictor.checkpoint
     if output == "dicom_seg":
-        model = checkpoint.model_name, checkpoint.digest
-        seg = write_seg(prediction.mask, geometry, *model, prediction.describe())
+        seg = to_dicom(volume, prediction, None, predictor)
         return Response(seg, media_type="application/dicom")
     said = prediction.in_sum() | {"label_names": _LABELS, "notes": volume.notes}
     params = json.dumps(said | {"model_version": checkpoint.digest, "warning": DISCLAIMER}).encode()

@@ -70,7 +70,12 @@ def _to_nifti(v: Volume, p: Prediction, output: Picture | None, _: Predictor) ->
     return write_nifti(voxels, geometry_of(v))
 
 
-def _to_dicom(v: Volume, p: Prediction, _: Picture | None, predictor: Predictor) -> bytes:
+def to_dicom(v: Volume, p: Prediction, _: Picture | None, predictor: Predictor) -> bytes:
+    """Return the mask as DICOM SEG.
+
+    Raises:
+        InputError: The volume is not of DICOM, or does not say what a SEG needs.
+    """
     checkpoint = predictor.checkpoint
     model = checkpoint.model_name, checkpoint.digest
     return write_seg(p.mask, geometry_of(v), *model, p.describe())
@@ -102,7 +107,7 @@ def _to_zip(v: Volume, p: Prediction, _: Picture | None, predictor: Predictor) -
         add("masks.tif", _to_tiff(v, p, "mask", predictor))
         if v.geometry and v.geometry.headers:
             try:
-                add("mask.dcm", _to_dicom(v, p, None, predictor))
+                add("mask.dcm", to_dicom(v, p, None, predictor))
             except InputError as error:
                 v = replace(v, notes=(*v.notes, f"no DICOM SEG: {str(error).rstrip('.')}"))
         add("result.json", _to_json(v, p, None, predictor))
@@ -129,7 +134,7 @@ def geometry_of(volume: Volume) -> Geometry:
 _OF_SLICE: dict[str, _Encode] = {"application/json": _to_slice_json, "image/png": _to_png}
 _OF_VOLUME: dict[str, _Encode] = {
     "application/json": _to_json,
-    "application/dicom": _to_dicom,
+    "application/dicom": to_dicom,
     "application/x-nifti": _to_nifti,
     "application/zip": _to_zip,
     "text/html": _to_report,
