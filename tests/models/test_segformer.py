@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
 from transformers import SegformerForSemanticSegmentation
 
 from brain_mri_segmentation.errors import InputError
@@ -45,6 +46,24 @@ def test_pretrained_weights_see_the_slice_alone_before_they_are_trained(tiny_seg
     rebuilt = SegFormer(**wide.config).eval()
     rebuilt.load_state_dict(wide.state_dict())
     assert torch.equal(rebuilt(inputs[1]), wide(inputs[1]))
+
+
+@pytest.mark.parametrize("channels", [3, 9])
+def test_the_head_gives_what_that_of_transformers_gives(channels):
+    torch.manual_seed(0)
+    model = SegFormer.create(SegFormerOptions(pretrained=None), channels).double().eval()
+    for bias in (p.proj.bias for p in model.network.decode_head.linear_projections):
+        torch.nn.init.normal_(bias)  # zeros, which they start from, would hide them
+    image = torch.randn(2, channels, 96, 64, dtype=torch.float64)
+    expected = model.network(pixel_values=image).logits
+    expected = F.interpolate(expected, size=(96, 64), mode="bilinear")
+    torch.testing.assert_close(model(image), expected)
+    gradients = []
+    for logits in (model(image), expected):
+        model.zero_grad()
+        logits[:, 1].sum().backward()
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters()})
+    torch.testing.assert_close(gradients[0], gradients[1])
 
 
 UNREACHABLE = """
