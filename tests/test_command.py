@@ -52,6 +52,13 @@ def test_a_stack_becomes_masks_and_tables(stack, model_path, tmp_path):
     assert "Research use only" in done.stdout
 
 
+def test_square_brackets_in_a_name_are_no_markup(stack, model_path, tmp_path):
+    (tmp_path / "in/[").mkdir(parents=True)
+    stack.rename(tmp_path / "in/[/b].tif")
+    done = run("segment", tmp_path / "in", "-o", tmp_path / "out", "--model", model_path)
+    assert "[/b]" in done.stdout
+
+
 def test_three_sequences_become_a_mask_on_the_grid_of_flair(model_path, tmp_path):
     voxels, affine = turned(phantom(4, 64)[0].transpose(2, 1, 0, 3), FOUR_MM, (2, 0, 1), (1, -1, 1))
     for channel, name in enumerate(("t1", "flair", "gd")):

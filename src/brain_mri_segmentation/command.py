@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
-import pandas as pd
 import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from brain_mri_segmentation import DISCLAIMER, __version__
 from brain_mri_segmentation.errors import InputError
@@ -21,6 +21,7 @@ from brain_mri_segmentation.inference.folders import (
     segment_volume,
     segment_volumes,
     tabulate,
+    to_csv,
 )
 from brain_mri_segmentation.inference.on_ray import segment_on_ray
 from brain_mri_segmentation.inference.predictor import (
@@ -35,6 +36,7 @@ from brain_mri_segmentation.runtime import startup
 from brain_mri_segmentation.runtime.files import Folder
 
 _MOST_ROWS = 40  # of the table that is printed
+_NOT_SHOWN = ("volume", "review", "notes", "tumour_ml_low", "tumour_ml_high", "expected_dice")
 
 app = typer.Typer(
     help=f"Find lower-grade glioma in brain MRI slices. {DISCLAIMER}",
@@ -165,43 +167,44 @@ def segment(
                     outcomes.append(outcome)
                     progress.advance(task, outcome.files)
         slices, table = tabulate(outcomes)
-        target.write("summary.csv", slices.to_csv(index=False).encode())
-        target.write("volumes.csv", table.to_csv(index=False).encode())
+        target.write("summary.csv", to_csv(slices))
+        target.write("volumes.csv", to_csv(table))
     except InputError as error:
         _fail(error, code=1)
-    shown = Table(title=f"{output}: {len(table)} volume(s)", caption=DISCLAIMER)
+    shown = Table(title=Text(f"{output}: {len(table)} volume(s)"), caption=DISCLAIMER)
     shown.add_column("volume", overflow="fold")
-    texts = ["review", "notes", "tumour_ml_low", "tumour_ml_high", "expected_dice"]
-    counts = table.drop(columns=["volume", *texts])
-    for column in counts.columns:
+    columns = [column for column in table[0] if column not in _NOT_SHOWN]
+    for column in columns:
         shown.add_column(column.replace("_", " "), justify="right")
-    for volume, *row in table.drop(columns=texts)[:_MOST_ROWS].itertuples(index=False):
-        shown.add_row(volume, *map(_show, row))
+    for row in table[:_MOST_ROWS]:
+        shown.add_row(Text(row["volume"]), *(_show(row[column]) for column in columns))
     if len(table) > _MOST_ROWS:
         shown.add_row(f"... {len(table) - _MOST_ROWS} more in volumes.csv")
     shown.add_section()
-    shown.add_row("in all", *(_show(counts[name].sum(min_count=1)) for name in counts.columns))
+    known = ([row[column] for row in table if row[column] is not None] for column in columns)
+    shown.add_row("in all", *(_show(sum(values) if values else None) for values in known))
     _out.print(shown)
-    for row in table[:_MOST_ROWS].itertuples():
-        if row.review:
-            _out.print(f"{row.volume}, to review: {row.review}.", markup=False, highlight=False)
-        if row.tumour_ml_low > 0:  # not so for NaN
-            interval = f"{row.tumour_ml_low:.1f} to {row.tumour_ml_high:.1f} ml with 90 %"
-            _out.print(f"{row.volume}: {interval}.", markup=False, highlight=False)
-        if row.notes:
-            _out.print(f"{row.volume}: {row.notes}.", markup=False, highlight=False)
+    for row in table[:_MOST_ROWS]:
+        volume, low, high = row["volume"], row["tumour_ml_low"], row["tumour_ml_high"]
+        if row["review"]:
+            _out.print(f"{volume}, to review: {row['review']}.", markup=False, highlight=False)
+        if low:
+            interval = f"{low:.1f} to {high:.1f} ml with 90 %"
+            _out.print(f"{volume}: {interval}.", markup=False, highlight=False)
+        if row["notes"]:
+            _out.print(f"{volume}: {row['notes']}.", markup=False, highlight=False)
     if before := sum(outcome.done_before for outcome in outcomes):
         _out.print(f"{before} volume(s) were done before; --overwrite segments them again.")
-    problems = slices[slices["problem"] != ""]
-    for problem in problems[:_MOST_ROWS].itertuples():
-        _err.print(f"{problem.slice}: {problem.problem}", markup=False)
+    problems = [row for row in slices if row["problem"]]
+    for row in problems[:_MOST_ROWS]:
+        _err.print(f"{row['slice']}: {row['problem']}", markup=False)
     if store:
         try:
             new = pacs.store(target.read(seg_of(head)))
         except InputError as error:
             _fail(error, code=1)
         _out.print("The DICOM SEG " + ("is stored." if new else "was in the PACS before."))
-    if len(problems):
+    if problems:
         _fail(f"{len(problems)} file(s) could not be segmented; summary.csv lists them.", code=1)
 
 
@@ -266,7 +269,7 @@ def _describe(predictor: Predictor, place: str) -> dict[str, object]:
 
 
 def _show(value: object) -> str:
-    return "" if pd.isna(value) else f"{value:.1f}" if isinstance(value, float) else str(value)
+    return "" if value is None else f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
 def _fail(reason: object, code: int) -> NoReturn:

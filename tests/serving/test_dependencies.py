@@ -106,7 +106,7 @@ def test_the_service_answers_where_only_its_dependencies_are(serve, slice_file, 
 def without_torch():
     """The start of a command line for what `serving-openvino` gives, which has no PyTorch."""
     absent = absent_with("serving-openvino")
-    assert {"torch", "transformers", "huggingface_hub", "onnxruntime"} <= absent
+    assert {"torch", "transformers", "huggingface_hub", "onnxruntime", "pandas"} <= absent
     return "-c", WITHOUT, ",".join(sorted(absent))
 
 

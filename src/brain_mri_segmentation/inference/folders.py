@@ -6,14 +6,15 @@ volume: the metrics of its slices, and the digest by which a later run sees that
 version are the same and leaves it as it is.
 """
 
+import csv
 import hashlib
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from brain_mri_segmentation import __version__
 from brain_mri_segmentation.errors import InputError
@@ -39,7 +40,7 @@ COLUMNS = [
 
 _SUMS = ["tumour_ml_low", "tumour_ml_high", "expected_dice"]
 
-Row = dict[str, object]
+Row = dict[str, Any]  # of a table, by its columns
 Record = dict[str, Any]
 
 
@@ -135,33 +136,51 @@ def segment_volume(
     )
 
 
-def tabulate(outcomes: Iterable[Outcome]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return a table of the slices (``COLUMNS``) and one of the volumes."""
-    outcomes = list(outcomes)
+def tabulate(outcomes: Iterable[Outcome]) -> tuple[list[Row], list[Row]]:
+    """Return the rows of a table of the slices (``COLUMNS``), and of one of the volumes.
+
+    What is not known is None.
+    """
+    of_volumes: dict[str, list[Outcome]] = {}  # a file that is left out is an outcome by itself
+    for outcome in outcomes:
+        of_volumes.setdefault(outcome.rows[0]["volume"], []).append(outcome)
+    slices = [
+        {column: row.get(column) for column in COLUMNS}
+        for found in of_volumes.values()
+        for outcome in found
+        for row in outcome.rows
+    ]
+    return slices, [_sum_up(name, found) for name, found in of_volumes.items()]
+
+
+def to_csv(rows: list[Row]) -> bytes:
+    """Write a table down, with nothing where a value is not known."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _sum_up(name: str, outcomes: list[Outcome]) -> Row:
+    """Return the row of a volume."""
     rows = [row for outcome in outcomes for row in outcome.rows]
-    types = {"tumour_pixels": "Int64", "tumour_ml": "float64"}
-    slices = pd.DataFrame(rows, columns=COLUMNS).astype(types)
-    groups = slices.groupby("volume", sort=False)
-    volumes = pd.DataFrame(
-        {
-            "slices": groups["problem"].agg(lambda texts: (texts == "").sum()),
-            "tumour_pixels": groups["tumour_pixels"].sum(),
-            "tumour_ml": groups["tumour_ml"].sum(min_count=1).round(2),
-            **{name: float("nan") for name in _SUMS},
-            "slices_with_tumour": groups["tumour_pixels"].agg(lambda pixels: (pixels > 0).sum()),
-            "to_review": groups["review"].agg(lambda texts: (texts != "").sum()),
-            "problems": groups["problem"].agg(lambda texts: (texts != "").sum()),
-        }
-    )
-    by_volume = {str(o.rows[0]["volume"]): o for o in outcomes if not o.rows[0]["problem"]}
-    sums = pd.DataFrame([o.sums for o in by_volume.values()], by_volume, _SUMS, "float64")
-    volumes[_SUMS] = sums.round(2)
-    for column, texts in (
-        ("review", {name: o.review for name, o in by_volume.items()}),
-        ("notes", {name: "; ".join(o.notes) for name, o in by_volume.items()}),
-    ):
-        volumes[column] = volumes.index.map(texts).fillna("")
-    return slices, volumes.reset_index()
+    whole = next((o for o in reversed(outcomes) if not o.rows[0]["problem"]), Outcome([]))
+    pixels = [row["tumour_pixels"] for row in rows if not row["problem"]]
+    millilitres = [ml for row in rows if (ml := row.get("tumour_ml")) is not None]
+    sums = {"tumour_ml": sum(millilitres) if millilitres else None}
+    sums |= {name: whole.sums.get(name) for name in _SUMS}
+    return {
+        "volume": name,
+        "slices": len(pixels),
+        "tumour_pixels": sum(pixels),
+        **{name: None if value is None else round(value, 2) for name, value in sums.items()},
+        "slices_with_tumour": sum(count > 0 for count in pixels),
+        "to_review": sum(row["review"] != "" for row in rows),
+        "problems": len(rows) - len(pixels),
+        "review": whole.review,
+        "notes": "; ".join(whole.notes),
+    }
 
 
 def _segment(

@@ -41,7 +41,9 @@ def segment_folder(
         for outcome in found:
             outcomes.append(outcome)
             progress.update(outcome.files)
-    return outcomes, *tabulate(outcomes)
+    # As they are: 3 pixels stay 3 where another row has none.
+    slices, totals = (pd.DataFrame(rows, dtype=object) for rows in tabulate(outcomes))
+    return outcomes, slices, totals
 
 
 def report_folder(outcomes: list[Outcome]) -> None:
@@ -50,16 +52,17 @@ def report_folder(outcomes: list[Outcome]) -> None:
     logger.info(
         "Slices segmented: %d, of which with tumour: %d; of %d volumes, %d were done before. "
         "Research use only.",
-        volumes["slices"].sum(),
-        volumes["slices_with_tumour"].sum(),
+        sum(row["slices"] for row in volumes),
+        sum(row["slices_with_tumour"] for row in volumes),
         len(volumes),
         sum(outcome.done_before for outcome in outcomes),
     )
-    for volume in volumes[volumes["notes"] != ""].itertuples():
-        logger.info("%s: %s", volume.volume, volume.notes)
-    problems = slices[slices["problem"] != ""]
-    if len(problems):
-        listed = "".join(f"\n  {row.slice}: {row.problem}" for row in problems[:20].itertuples())
+    for row in volumes:
+        if row["notes"]:
+            logger.info("%s: %s", row["volume"], row["notes"])
+    problems = [row for row in slices if row["problem"]]
+    if problems:
+        listed = "".join(f"\n  {row['slice']}: {row['problem']}" for row in problems[:20])
         raise InputError(
             f"{len(problems)} file(s) could not be segmented; all others were:{listed}\n"
             "summary.csv lists them all. Repair or remove these files and run again."
