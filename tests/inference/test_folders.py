@@ -39,13 +39,18 @@ def inputs(tmp_path):
 
 
 @pytest.fixture
-def segment(inputs, model_path, tmp_path):
+def segment_each(model_path, tmp_path):
     predictor, output = load_model(model_path), Folder.at(str(tmp_path / "out"))
 
-    def run(**options):
-        return list(segment_volumes(find_volumes(inputs), predictor, output, **options))
+    def run(volumes, **options):
+        return segment_volumes(volumes, predictor, output, **options)
 
     return run
+
+
+@pytest.fixture
+def segment(inputs, segment_each):
+    return lambda **options: list(segment_each(find_volumes(inputs), **options))
 
 
 def times(folder):
@@ -121,4 +126,37 @@ def test_an_interrupted_run_goes_on_where_it_stopped(segment, tmp_path):
     with pytest.raises(InputError, match="packed.tif could not be written"):
         segment()
     (tmp_path / "out/masks/packed.tif").rmdir()
-    assert [outcome.done_before for outcome in segment()] == [False, True, False, False]
+    # The stack was segmented while the zip was written.
+    assert [outcome.done_before for outcome in segment()] == [False, True, False, True]
+
+
+def test_no_more_than_a_volume_is_read_ahead(segment_each, inputs):
+    read = []
+
+    def reader(name):
+        return lambda: read.append(name) or png(SLICES[0])
+
+    volumes = {f"v{n}": {f"v{n}": reader(n)} for n in range(6)}
+    for number, outcome in enumerate(segment_each(volumes)):
+        assert outcome.rows[0]["volume"] == f"v{number}"
+        # It and the next are segmented; the one after is read meanwhile.
+        assert len(read) <= number + 3
+
+
+def test_ctrl_c_leaves_whole_volumes(inputs, model_path, tmp_path, segment):
+    predictor, output = load_model(model_path), Folder.at(str(tmp_path / "out"))
+
+    class Interrupted:
+        name, device, calls, engine = "interrupted", "cpu", 0, predictor.engine
+
+        def __call__(self, images):
+            self.calls += 1
+            if self.calls == 3:
+                raise KeyboardInterrupt
+            return self.engine(images)
+
+    predictor.engine = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        list(segment_volumes(find_volumes(inputs), predictor, output))
+    assert not list((tmp_path / "out").rglob("*.part"))
+    assert [outcome.done_before for outcome in segment()] == [False, True, True, False]

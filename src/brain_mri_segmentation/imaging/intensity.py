@@ -144,7 +144,9 @@ def _clipped_moments(counts: np.ndarray, lower: float, upper: float) -> np.ndarr
 def channels_first(slices: np.ndarray) -> np.ndarray:
     """Turn neighbouring slices (..., K, H, W, 3) into images (..., 3 K, H, W) of the same dtype."""
     *rest, count, height, width, channels = slices.shape
-    return np.moveaxis(slices, -1, -3).reshape(*rest, count * channels, height, width)
+    # In one piece of memory, on which all that follows is several times as fast.
+    images = np.ascontiguousarray(np.moveaxis(slices, -1, -3))
+    return images.reshape(*rest, count * channels, height, width)
 
 
 def neighbours(count: int, context: int) -> np.ndarray:
@@ -173,5 +175,7 @@ def normalise(images: Array, statistics: Array) -> Array:
     """
     low, high, mean, deviation = (statistics[:, n, None, :, None, None] for n in range(4))
     sequences = images.reshape(len(images), -1, CHANNELS, *images.shape[2:])  # (N, K, 3, H, W)
-    normalised = (sequences.clip(low, high) - mean) / deviation
+    normalised = sequences.clip(low, high)
+    normalised -= mean
+    normalised /= deviation
     return normalised.reshape(images.shape)

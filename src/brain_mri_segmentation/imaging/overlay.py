@@ -20,11 +20,11 @@ def overlay(image: np.ndarray, mask: np.ndarray, opacity: float = 0.45) -> np.nd
     Returns:
         (H, W, 3) uint8.
     """
-    grey = np.repeat(image[..., FLAIR, None].astype(np.float32), 3, axis=2)
-    orange = np.array(_RGB, np.float32)
-    return np.where(mask[..., None] > 0, (1 - opacity) * grey + opacity * orange, grey).astype(
-        np.uint8
-    )
+    flair, tumour = image[..., FLAIR], mask > 0
+    result = np.repeat(flair[..., None], 3, axis=2)
+    blended = (1 - opacity) * flair[tumour, None].astype(np.float32)
+    result[tumour] = blended + opacity * np.array(_RGB, np.float32)
+    return result
 
 
 def contour(mask: np.ndarray, width: int = 2) -> np.ndarray:

@@ -55,7 +55,8 @@ def to_files(volume: Volume, pictures: Iterable[np.ndarray]) -> Iterator[tuple[s
 def to_png(pixels: np.ndarray) -> bytes:
     """Encode a picture."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
+    # A quarter of the default level's time for a few hundredths more bytes.
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=2)
     return buffer.getvalue()
 
 

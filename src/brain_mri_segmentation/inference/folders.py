@@ -10,9 +10,12 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -25,6 +28,7 @@ from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.imaging.writers import draw, to_files
 from brain_mri_segmentation.inference.predictor import BATCH_SIZE, Prediction, Predictor
 from brain_mri_segmentation.inference.report import render_report
+from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.runtime.files import FileReader, Folder
 
 COLUMNS = [
@@ -42,6 +46,7 @@ _SUMS = ["tumour_ml_low", "tumour_ml_high", "expected_dice"]
 
 Row = dict[str, Any]  # of a table, by its columns
 Record = dict[str, Any]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,8 @@ def segment_volumes(
 ) -> Iterator[Outcome]:
     """Segment volumes one at a time, and write what was found.
 
-    A run that is interrupted can be repeated: what is done is left as it is.
+    While one is segmented, the next is read and the one before is written. A run that is
+    interrupted can be repeated: what is done is left as it is.
 
     Args:
         volumes: As of ``find_volumes``.
@@ -88,23 +94,19 @@ def segment_volumes(
     Raises:
         InputError: The output folder cannot be written to.
     """
-    for name, files in volumes.items():
-        left = len(files)
-        for volume in read_files(files, name):
-            # What is not one of the files is made of all that are left.
-            count = 1 if isinstance(volume, Unreadable) or volume.name in files else left
-            left -= count
-            if isinstance(volume, Unreadable):
-                row: Row = {
-                    "slice": volume.path,
-                    "volume": name,
-                    "review": "",
-                    "problem": volume.reason,
-                }
-                yield Outcome([row])
+    options = predictor, output, overwrite, batch_size, report
+    unwritten: deque[Future[Outcome]] = deque()
+    with ThreadPoolExecutor(1, "writer") as writer:
+        for found, name, count in _ahead(_read(volumes)):
+            if isinstance(found, Unreadable):
+                row: Row = {"slice": found.path, "volume": name, "problem": found.reason}
+                unwritten.append(writer.submit(Outcome, [row | {"review": ""}]))
             else:
-                outcome = segment_volume(volume, predictor, output, overwrite, batch_size, report)
-                yield replace(outcome, files=count)
+                unwritten.append(writer.submit(_segment(found, count, *options)))
+            if len(unwritten) > 1:
+                yield unwritten.popleft().result()
+        for last in unwritten:
+            yield last.result()
 
 
 def segment_volume(
@@ -120,20 +122,7 @@ def segment_volume(
     Raises:
         InputError: The output folder cannot be written to.
     """
-    settings = f"{__version__} {predictor.checkpoint.digest}"
-    digest = hashlib.blake2b(f"{settings} {volume.digest}".encode()).hexdigest()[:32]
-    asked_for = [_report_of(volume)] if report else []
-    record = None if overwrite else _read_record(output, volume, digest, asked_for)
-    done_before = record is not None
-    if record is None:
-        record = _segment(volume, digest, predictor, output, batch_size, report)
-    return Outcome(
-        record["slices"],
-        done_before=done_before,
-        review=record["review"] or "",
-        notes=tuple(record["notes"]),
-        sums={name: record[name] for name in _SUMS},
-    )
+    return _segment(volume, 1, predictor, output, overwrite, batch_size, report)()
 
 
 def tabulate(outcomes: Iterable[Outcome]) -> tuple[list[Row], list[Row]]:
@@ -183,17 +172,73 @@ def _sum_up(name: str, outcomes: list[Outcome]) -> Row:
     }
 
 
+def _read(
+    volumes: Mapping[str, Mapping[str, FileReader]],
+) -> Iterator[tuple[Volume | Unreadable, str, int]]:
+    """Read volumes; with their names, and how many files each is of."""
+    for name, files in volumes.items():
+        left = len(files)
+        for found in read_files(files, name):
+            # What is not one of the files is made of all that are left.
+            count = 1 if isinstance(found, Unreadable) or found.name in files else left
+            left -= count
+            yield found, name, count
+
+
+def _ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """Take each item in a thread while the one before is in use."""
+    with ThreadPoolExecutor(1, "reader") as reader:
+        coming = reader.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = reader.submit(next, items, None)
+            yield item
+
+
 def _segment(
     volume: Volume,
-    digest: str,
+    files: int,
     predictor: Predictor,
     output: Folder,
+    overwrite: bool,
     batch_size: int,
     report: bool,
-) -> Record:
-    """Segment a volume, and write its pictures and at last its record."""
-    checkpoint = predictor.checkpoint
+) -> Callable[[], Outcome]:
+    """Segment a volume that is not done, and return what writes it and says what became of it."""
+    settings = f"{__version__} {predictor.checkpoint.digest}"
+    digest = hashlib.blake2b(f"{settings} {volume.digest}".encode()).hexdigest()[:32]
+    asked_for = [_report_of(volume)] if report else []
+    record = None if overwrite else _read_record(output, volume, digest, asked_for)
+    if record is not None:
+        return partial(_outcome_of, record, files, done_before=True)
     prediction = predictor.predict(volume, batch_size)
+
+    def write() -> Outcome:
+        found = _write(volume, digest, prediction, predictor.checkpoint, output, report)
+        return _outcome_of(found, files, done_before=False)
+
+    return write
+
+
+def _outcome_of(record: Record, files: int, *, done_before: bool) -> Outcome:
+    return Outcome(
+        record["slices"],
+        files,
+        done_before=done_before,
+        review=record["review"] or "",
+        notes=tuple(record["notes"]),
+        sums={name: record[name] for name in _SUMS},
+    )
+
+
+def _write(
+    volume: Volume,
+    digest: str,
+    prediction: Prediction,
+    checkpoint: Checkpoint,
+    output: Folder,
+    report: bool,
+) -> Record:
+    """Write the pictures of a volume and at last its record."""
     written = []
     for name, content in _files(volume, prediction):
         output.write(name, content)

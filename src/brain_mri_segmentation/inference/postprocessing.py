@@ -36,14 +36,26 @@ def remove_small_components(
     Returns:
         (N, S, S) float32: 0 in the removed components.
     """
-    components, count = ndimage.label(probabilities >= threshold, structure=np.ones((3, 3, 3)))
-    if not count:
+    found = probabilities >= threshold
+    if (box := bounding_box(found)) is None:
         return probabilities
-    weights = np.bincount(components.ravel(), probabilities.ravel())
+    components, _ = ndimage.label(found[box], structure=np.ones((3, 3, 3)))
+    weights = np.bincount(components.ravel(), probabilities[box].ravel())
     weights[0] = np.inf  # what lies outside of all components stays
     ratio = min_component_ratio if len(probabilities) > 1 else 0
     removed = weights < max(ratio * weights[1:].max(), min_component_size)
-    return np.where(removed[components], np.float32(0), probabilities)
+    kept = probabilities.copy()
+    kept[box][removed[components]] = 0
+    return kept
+
+
+def bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
+    """Return the smallest box around all that is True in a mask; None where nothing is.
+
+    To label components in it alone takes a small part of the time.
+    """
+    box: tuple[slice, ...] | None = ndimage.find_objects(mask.view(np.uint8), 1)[0]
+    return box
 
 
 def from_model_grid(probabilities: np.ndarray, volume: Volume) -> np.ndarray:
