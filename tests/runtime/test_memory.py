@@ -28,3 +28,28 @@ def page_faults(setting: str) -> int:
 @pytest.mark.parametrize("setting", ["keep_freed_memory()", "prepare()"])  # as before any kedro run
 def test_freed_memory_is_used_again_without_asking_the_system(setting):
     assert page_faults(setting) < page_faults("") / 3
+
+
+RELEASE = """
+import os
+import numpy as np
+from brain_mri_segmentation.runtime.memory import keep_freed_memory, release_freed_memory
+
+def megabytes():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 2**20
+
+keep_freed_memory()
+before = megabytes()
+np.ones(512 * 2**20, np.uint8)
+kept = megabytes() - before
+release_freed_memory()
+print(kept, megabytes() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a setting of glibc")
+def test_what_was_kept_is_given_back():
+    done = subprocess.run([sys.executable, "-c", RELEASE], capture_output=True, text=True)
+    kept, left = map(int, done.stdout.split())
+    assert kept >= 500
+    assert left <= 50

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.parameters import ServingParameters
+from brain_mri_segmentation.serving import queue
 from brain_mri_segmentation.serving.queue import ModelQueue
 
 SLICE_BYTES = 64 * 64 * 11
@@ -117,6 +118,25 @@ def test_slices_do_not_wait_while_a_volume_is_finished():
         assert model.ran == [  # one volume's memory at a time
             *("finish first", "prepare second", "batch of 4", "batch of 2", "finish second"),
         ]
+
+    asyncio.run(run())
+
+
+def test_memory_is_given_back_when_nobody_asks_for_anything(monkeypatch):
+    released = []
+    monkeypatch.setattr(queue, "release_freed_memory", lambda: released.append(True))
+
+    async def run():
+        model = Model()
+        release = asyncio.create_task(model.queue.release_memory_when_idle(0.05))
+        slice_ = model.ask("slice")
+        await asyncio.sleep(0.2)
+        assert not released
+        model.go.set()
+        await slice_
+        await asyncio.sleep(0.2)
+        assert released
+        release.cancel()
 
     asyncio.run(run())
 

@@ -3,6 +3,7 @@
 import ctypes
 import logging
 import sys
+from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
@@ -18,11 +19,21 @@ def keep_freed_memory() -> None:
     starting the process with MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=-1
     MALLOC_TOP_PAD_=268435456.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:  # another C library, such as musl
+    mallopt = _of_glibc("mallopt")
+    if mallopt is None:
         return
     for parameter, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_TOP_PAD, 256 * 2**20)):
         if not mallopt(parameter, value):
             logger.debug("mallopt(%d, %d) was refused", parameter, value)
+
+
+def release_freed_memory() -> None:
+    """Give the system what ``keep_freed_memory`` has kept so far; the next slice takes it anew."""
+    if trim := _of_glibc("malloc_trim"):
+        trim(0)
+
+
+def _of_glibc(name: str) -> Callable[..., int] | None:
+    """Return a function of glibc; None where there is another C library, such as musl."""
+    linux = sys.platform.startswith("linux")
+    return getattr(ctypes.CDLL(None), name, None) if linux else None

@@ -1,5 +1,6 @@
 """The application: what it holds while it runs, and how it starts and stops."""
 
+import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator
@@ -30,6 +31,7 @@ from brain_mri_segmentation.serving.routes import router
 logger = logging.getLogger(__name__)
 
 _MOST_UPLOADS = 8  # of the largest size, in memory or /tmp at once
+_IDLE_SECONDS = 10  # until memory of past requests is given back
 _MOST_KEPT = 2  # of that size, which sessions keep in /tmp
 
 
@@ -138,7 +140,9 @@ def build_app(service: Service) -> FastAPI:
         decoders = (service.slice_decoders, service.volume_decoders)
         for each in decoders:
             each.start()
+        release = asyncio.create_task(service.queue.release_memory_when_idle(_IDLE_SECONDS))
         yield
+        release.cancel()
         service.queue.close()
         service.sessions.close()
         for each in decoders:

@@ -16,6 +16,7 @@ from brain_mri_segmentation.imaging.decoder import is_one_sequence
 from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.inference.predictor import Prediction, Predictor
 from brain_mri_segmentation.parameters import ServingParameters
+from brain_mri_segmentation.runtime.memory import release_freed_memory
 
 Result = TypeVar("Result")
 
@@ -41,6 +42,7 @@ class ModelQueue:
         self._settings, self._batch_size = settings, batch_size
         self._volumes: list[Volume] = []  # of the requests that are not answered yet
         self._unsent = 0  # bytes of answers
+        self._requests = 0  # so far
         self._turn = asyncio.Lock()  # first come, first served
         self._volume_turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
@@ -49,6 +51,18 @@ class ModelQueue:
         self._seconds = Counter("model_seconds_total", "Time in the model", registry=registry)
         waiting = Gauge("slices_in_progress", "Slices whose answer is awaited", registry=registry)
         waiting.set_function(lambda: sum(map(len, self._volumes)))
+
+    async def release_memory_when_idle(self, seconds: float) -> None:
+        """Go on giving back the memory of past requests when there are none, until cancelled.
+
+        Args:
+            seconds: How long nothing has been asked for.
+        """
+        while True:
+            before = self._requests
+            await asyncio.sleep(seconds)
+            if self._requests == before and not self._volumes and not self._unsent:
+                await run_in_threadpool(release_freed_memory)
 
     def close(self) -> None:
         """End the thread of the model."""
@@ -75,6 +89,7 @@ class ModelQueue:
                 {"Retry-After": str(seconds)},
             )
         self._volumes.append(volume)
+        self._requests += 1
         try:
             yield
         finally:
