@@ -47,6 +47,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     && find scipy -mindepth 1 -maxdepth 1 -type d ! -name '_*' ! -name ndimage ! -name special \
             -exec rm -r {} + \
     && find openvino/libs -name 'libopenvino_*_frontend*' ! -name '*_ir_*' -delete \
+    && find openvino/frontend -name '*.so' -delete \
     && pip uninstall --yes --quiet simpleitk setuptools pip \
     && /opt/sbom/bin/cyclonedx-py environment /opt/venv/bin/python --output-file /app/sbom.cdx.json
 

@@ -101,6 +101,9 @@ def make_base(buildah: Buildah) -> None:
     run([*command, SUITE, str(root), debian_mirror()])
     for place in ("var/cache/apt", "var/lib/apt/lists", "usr/share/locale", "usr/share/man"):
         shutil.rmtree(root / place)
+    for path in (root / "usr/share/doc").rglob("*"):
+        if path.name != "copyright" and not path.is_dir():
+            path.unlink()
     buildah("umount", container)
     buildah("commit", "--rm", container, BASE)
 
