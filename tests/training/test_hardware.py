@@ -1,3 +1,10 @@
+import _ctypes
+import os
+import subprocess
+import sys
+from ctypes.util import find_library
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -61,3 +68,22 @@ def test_a_model_runs_where_training_does(monkeypatch, accelerator, nvidia, appl
     monkeypatch.setattr(torch.cuda, "is_available", lambda: nvidia)
     monkeypatch.setattr(torch.mps, "is_available", lambda: apple)
     assert best_device(accelerator) == device
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or find_library("cuda") is not None or Path("/dev/kfd").exists(),
+    reason="is about machines with Linux and without a GPU",
+)
+@pytest.mark.parametrize("driver", [True, False])
+def test_pytorch_is_imported_to_look_for_a_gpu_only_where_there_is_a_driver(tmp_path, driver):
+    if driver:  # any library will do: PyTorch finds out that it is none
+        (tmp_path / "libcuda.so.1").symlink_to(_ctypes.__file__)
+    code = (
+        "import sys; from brain_mri_segmentation.inference.predictor import best_device; "
+        "print(best_device(), 'torch' in sys.modules)"
+    )
+    environment = os.environ | {"LD_LIBRARY_PATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["cpu", str(driver)]

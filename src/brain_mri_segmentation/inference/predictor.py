@@ -8,6 +8,8 @@
 Research use only, not a medical device.
 """
 
+import ctypes
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -277,7 +279,7 @@ def best_device(accelerator: str = "auto") -> str:
     Args:
         accelerator: ``cpu`` leaves a GPU alone.
     """
-    if accelerator == "cpu":
+    if accelerator == "cpu" or ("torch" not in sys.modules and not _may_have_gpu()):
         return "cpu"
     try:
         import torch
@@ -286,6 +288,17 @@ def best_device(accelerator: str = "auto") -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.mps.is_available() else "cpu"
+
+
+def _may_have_gpu() -> bool:
+    """Say whether it is worth the second that it takes to import PyTorch and ask it for a GPU."""
+    if sys.platform != "linux" or Path("/dev/kfd").exists():  # of AMD's driver
+        return True
+    try:
+        ctypes.CDLL("libcuda.so.1")  # of NVIDIA's driver, without which PyTorch finds no GPU either
+    except OSError:
+        return False
+    return True
 
 
 def load_model(

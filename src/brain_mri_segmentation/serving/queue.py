@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TypeVar
 
 import numpy as np
@@ -115,10 +115,11 @@ class ModelQueue:
         Raises:
             HTTPException: 408, the client has gone.
         """
-        turn = self._volume_turn if len(volume) > self._batch_size else nullcontext()
 
         async def beside(work: Callable[..., Result], *arguments: object) -> Result:
-            async with turn:
+            if len(volume) <= self._batch_size:
+                return await run_in_threadpool(work, *arguments)
+            async with self._volume_turn:
                 await _look_for_client(request)
                 return await run_in_threadpool(work, *arguments)
 
