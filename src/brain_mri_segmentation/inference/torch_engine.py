@@ -42,7 +42,7 @@ def fastest_layout(device: str) -> torch.memory_format:
     """Return the layout in which convolutions are fastest on a device.
 
     Channels last wins on NVIDIA GPUs and on processors with AVX-512; on those with AVX2 alone it
-    loses (benchmarks/train_throughput.py shows both).
+    loses (benchmarks/train_throughput.py --all shows both).
     """
     if device == "cuda" or (device == "cpu" and torch.cpu.get_capabilities().get("avx512_f")):
         return torch.channels_last
