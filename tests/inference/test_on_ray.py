@@ -1,6 +1,9 @@
+import itertools
+import logging
 import os
 import signal
 import sys
+import threading
 from functools import partial
 
 import numpy as np
@@ -17,12 +20,14 @@ from brain_mri_segmentation.inference.predictor import load_model
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.runtime.files import Folder
 
+KILLS = int(os.environ.get("KILLS", "5"))
+
 
 @pytest.fixture
 def volumes(tmp_path):
-    """Ten volumes of two slices, and a text in the middle."""
+    """Twice as many volumes of two slices as there will be kills, and a text in the middle."""
     random = np.random.default_rng(0)
-    for volume in range(10):
+    for volume in range(2 * KILLS):
         for number in (1, 2):
             path = tmp_path / f"in/v{volume}/v{volume}_{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +48,7 @@ def expected(volumes, model_path, tmp_path):
     """What one machine finds and writes."""
     output = Folder.at(str(tmp_path / "expected"))
     found = list(segment_volumes(volumes, load_model(model_path), output))
-    assert [outcome.rows[0]["problem"] for outcome in found].count("") == 10
+    assert [outcome.rows[0]["problem"] for outcome in found].count("") == 2 * KILLS
     return found, files(tmp_path / "expected")
 
 
@@ -60,41 +65,89 @@ def test_ray_writes_what_one_machine_writes_and_nothing_twice(on_ray, expected, 
     assert files(tmp_path / "out") == written
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
     again = list(on_ray())
-    assert [outcome.done_before for outcome in again].count(True) == 10
+    assert [outcome.done_before for outcome in again].count(True) == 2 * KILLS
     assert [outcome.rows for outcome in again] == [outcome.rows for outcome in found]
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == times
 
 
-def deadly(volumes, marker, times):
-    """Let a volume in the middle kill the process that reads it, the first few times."""
+def deadly(volumes, name, marker, times=1, moment=0):
+    """Let a volume kill the process that reads it, the first few times.
+
+    Args:
+        moment: 0: at once; 1: while it computes; n: while it writes its file number n - 1.
+    """
     cloudpickle = pytest.importorskip("ray.cloudpickle", reason="the extra ray is not installed")
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # processes cannot import tests
 
-    def read_or_die(read):
+    def die(*_):
         with marker.open("ab") as file:
             file.write(b"x")
-        if marker.stat().st_size <= times:
-            os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def read_and_die(read):
+        if not marker.exists() or marker.stat().st_size < times:
+            if moment == 0:
+                die()
+            elif moment == 1:
+                threading.Timer(0.01, die).start()
+            else:
+                flushes = itertools.count(2)
+                os.fsync = lambda _: next(flushes) == moment and die()
         return read()
 
-    volumes["v5/v5"] = {name: partial(read_or_die, read) for name, read in volumes["v5/v5"].items()}
+    *others, (last, read) = volumes[name].items()
+    volumes[name] = {**dict(others), last: partial(read_and_die, read)}
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_loses_nothing(volumes, on_ray, expected, tmp_path):
+def test_processes_that_are_killed_lose_nothing(volumes, on_ray, expected, tmp_path):
     found, written = expected
-    deadly(volumes, tmp_path / "marker", times=1)
+    for kill in range(KILLS):  # on reading, on computing, on writing a mask, an overlay, the record
+        name, moment = f"v{2 * kill}/v{2 * kill}", (0, 1, 2, 5, 6)[kill % 5]
+        deadly(volumes, name, tmp_path / f"killed{kill}", moment=moment)
     assert [outcome.rows for outcome in on_ray()] == [outcome.rows for outcome in found]
-    assert (tmp_path / "marker").stat().st_size == 3  # killed once, then two files
-    assert files(tmp_path / "out") == written
+    killed = [(tmp_path / f"killed{kill}").read_bytes() for kill in range(KILLS)]
+    assert killed == [b"x"] * KILLS
+    now = files(tmp_path / "out")
+    assert {path: now[path] for path in now if path.suffix != ".part"} == written
 
 
 @pytest.mark.slow
 def test_a_volume_that_kills_each_process_ends_the_run_with_one_error(volumes, on_ray, tmp_path):
-    deadly(volumes, tmp_path / "marker", times=100)
+    deadly(volumes, "v5/v5", tmp_path / "killed", times=100)
     with pytest.raises(InputError, match="Ray could not go on"):
         list(on_ray())
-    assert (tmp_path / "marker").stat().st_size == 4
+    assert (tmp_path / "killed").stat().st_size == 4
+
+
+@pytest.mark.slow
+def test_what_ends_a_run_on_ray_is_the_same_error(volumes, on_ray, expected, tmp_path):
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(InputError, match=r"^\S+ could not be written: .* (Not a directory|exists)"):
+        list(on_ray())
+
+
+@pytest.mark.slow
+def test_ray_reads_and_writes_object_storage(volumes, model_path, expected, tmp_path):
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+    pytest.importorskip("s3fs", reason="the extra s3 is not installed")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server.start()
+    host, port = server.get_host_and_port()
+    options = {"key": "me", "secret": "mine", "endpoint_url": f"http://{host}:{port}"}
+    try:
+        bucket = Folder.at("s3://lgg", **options)
+        bucket.filesystem.mkdir("lgg")
+        bucket.filesystem.put(f"{tmp_path}/in/", "lgg/in/", recursive=True)
+        volumes = find_volumes(Folder.at("s3://lgg/in", **options))
+        output = Folder.at("s3://lgg/out", **options)
+        found = list(segment_on_ray(volumes, Checkpoint.load(model_path), output, "auto"))
+        bucket.filesystem.get("lgg/out/", f"{tmp_path}/out/", recursive=True)
+    finally:
+        server.stop()
+    assert (found, files(tmp_path / "out")) == expected
 
 
 def test_ray_that_is_not_installed_is_one_error(on_ray, monkeypatch):
