@@ -4,6 +4,9 @@
 #
 #   scripts/train_everything.sh [ENVIRONMENT [PARAMETERS]]
 #   scripts/train_everything.sh gpu raw_path=kaggle_3m,split_manifest=split.csv,evaluation.split=val
+#   scripts/train_everything.sh demo training.epochs=2   # on the phantoms of `make demo`
+#
+# Your parameters are put last, and win: training.epochs is then that of the SegFormer, too.
 set -euo pipefail
 
 environment=${1:-gpu}

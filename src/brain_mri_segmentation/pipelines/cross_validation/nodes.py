@@ -129,12 +129,11 @@ def calibrate_models(
     parts: Any = ([folds[f"{kind}_{n}"] for kind in ("model", "images", "masks")] for n in numbers)
     device = best_device(training.accelerator)
     report = calibrate_folds(parts, evaluation.batch_size, device, evaluation.engine)
-    interval = report["volume_interval"]
     logger.info(
-        "Out of fold: temperature %.2f, %.0f %% of the slices to review; the intervals of volumes "
-        "cover %s of the patients that were left out",
+        "Out of fold: temperature %.2f, %.0f %% of the slices to review",
         report["temperature"],
         100 * report["review"]["flagged"],
-        interval["covered"],
     )
+    if (covered := report["volume_interval"]["covered"]) is not None:
+        logger.info("Intervals of volumes cover %.0f %% of the patients left out", 100 * covered)
     return report
