@@ -370,7 +370,7 @@ def check_parameters(values: dict[str, object]) -> ProjectParameters:
         raise InputError(
             "The parameters cannot be used:\n"
             + "\n".join(lines)
-            + "\nMend them in conf/*/parameters*.yml or on the command line (--params)."
+            + "\nCorrect them in conf/*/parameters*.yml or on the command line (--params)."
         ) from None
 
 

@@ -120,7 +120,7 @@ def judge(comparison, checkpoint, gate, **change):
 def test_a_better_model_passes(checkpoint, gate):
     approval = judge(compared(BETTER), checkpoint, gate)
     assert approval.status == "passed"
-    assert "mean Dice is +0.107 against unet's, 95 % interval +0." in approval.reason
+    assert "mean Dice differs by +0.107 from unet's, 95 % interval +0." in approval.reason
 
 
 @pytest.mark.parametrize(

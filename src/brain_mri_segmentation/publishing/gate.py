@@ -160,8 +160,8 @@ def approve(
         return Approval("baseline", f"{main} is the baseline: there is nothing for it to beat.")
     low, high = comparison["interval"]
     found = (
-        f"on {comparison['patients']} patients of '{comparison['split']}' its mean Dice is "
-        f"{comparison['difference']:+.3f} against {baseline}'s, "
+        f"on {comparison['patients']} patients of '{comparison['split']}' its mean Dice differs by "
+        f"{comparison['difference']:+.3f} from {baseline}'s, "
         f"{100 * comparison['confidence']:g} % interval {low:+.3f} to {high:+.3f}"
     )
     if low > gate.minimum_difference:
