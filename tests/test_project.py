@@ -354,16 +354,16 @@ def test_an_interrupted_run_over_a_folder_is_not_reported_as_the_whole(project, 
     add("a")
     project.run("inference", **done)
     before = (masks / "a.png").stat().st_mtime_ns
-    for name in "bcd":
+    for name in "bcde":
         add(name)
     (masks / "c.png").mkdir()  # which no file can replace
     assert "c.png could not be written" in project.refusal("inference", **done)
     assert (masks / "b.png").exists()
-    assert not (masks / "d.png").exists()
+    assert not (masks / "e.png").exists()  # d was segmented while c was written
     (masks / "c.png").rmdir()
     project.run("inference", only_missing_outputs=True, **done)
-    assert pd.read_csv(summary)["slice"].tolist() == ["a", "b", "c", "d"]
-    assert (masks / "d.png").exists()
+    assert pd.read_csv(summary)["slice"].tolist() == ["a", "b", "c", "d", "e"]
+    assert (masks / "e.png").exists()
     assert (masks / "a.png").stat().st_mtime_ns == before
 
 

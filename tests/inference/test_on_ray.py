@@ -138,13 +138,13 @@ def test_ray_reads_and_writes_object_storage(volumes, model_path, expected, tmp_
     host, port = server.get_host_and_port()
     options = {"key": "me", "secret": "mine", "endpoint_url": f"http://{host}:{port}"}
     try:
-        bucket = Folder.at("s3://lgg", **options)
-        bucket.filesystem.mkdir("lgg")
-        bucket.filesystem.put(f"{tmp_path}/in/", "lgg/in/", recursive=True)
-        volumes = find_volumes(Folder.at("s3://lgg/in", **options))
-        output = Folder.at("s3://lgg/out", **options)
+        bucket = Folder.at("s3://volumes", **options)
+        bucket.filesystem.mkdir("volumes")
+        bucket.filesystem.put(f"{tmp_path}/in/", "volumes/in/", recursive=True)
+        volumes = find_volumes(Folder.at("s3://volumes/in", **options))
+        output = Folder.at("s3://volumes/out", **options)
         found = list(segment_on_ray(volumes, Checkpoint.load(model_path), output, "auto"))
-        bucket.filesystem.get("lgg/out/", f"{tmp_path}/out/", recursive=True)
+        bucket.filesystem.get("volumes/out/", f"{tmp_path}/out/", recursive=True)
     finally:
         server.stop()
     assert (found, files(tmp_path / "out")) == expected

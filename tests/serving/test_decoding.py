@@ -103,7 +103,8 @@ def test_processor_time_is_what_counts_where_others_work_as_well(decode, monkeyp
     monkeypatch.setattr(decoding, "_BUSY", 1000)
 
     async def body(decoders):
-        with pytest.raises(InputError, match="too much memory to decode"):
+        # Whichever bound is met first, it is not that of time.
+        with pytest.raises(InputError, match="too much memory to decode|pixels in all"):
             await decoders.read(Client(), upload(*[slow_png()] * 12), False)
 
     decode(body)
