@@ -66,6 +66,18 @@ def test_the_head_gives_what_that_of_transformers_gives(channels):
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
+def test_training_drops_whole_channels_of_the_head():
+    model = SegFormer.create(SegFormerOptions(pretrained=None)).train()
+    model.network.decode_head.dropout.p = 0.5
+    seen = []
+    model.network.decode_head.classifier.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+    model(torch.randn(2, 3, 64, 64))
+    kept = (seen[0] != 0).flatten(2).any(dim=2)
+    assert 0.4 < kept.float().mean() < 0.6  # were each value dropped by itself, all would be kept
+    model.eval()(torch.randn(2, 3, 64, 64))
+    assert (seen[1] != 0).flatten(2).any(dim=2).float().mean() > 0.9
+
+
 UNREACHABLE = """
 from brain_mri_segmentation.models import create_model
 create_model("segformer", {"pretrained": "nobody/no-such-model"})
