@@ -261,6 +261,7 @@ def test_the_shipped_model_is_at_hand_without_being_named(tmp_path):
     shown = run("info").stdout
     assert load_model(SHIPPED_MODEL).checkpoint.digest in shown
     assert "Research use only" in shown
+    assert "4,463,172" in shown  # as torch counts them, without statistics
 
 
 def test_serving_an_unreadable_model_is_refused(tmp_path):

@@ -251,7 +251,9 @@ def info(
 
 def _describe(predictor: Predictor, place: str) -> dict[str, object]:
     checkpoint = predictor.checkpoint
-    parameters = sum(weight.size for weight in checkpoint.weights.values())
+    statistics = ("running_mean", "running_var", "num_batches_tracked")  # are no parameters
+    weights = checkpoint.weights.items()
+    parameters = sum(weight.size for name, weight in weights if not name.endswith(statistics))
     return {
         "version": __version__,
         "model": checkpoint.model_name,

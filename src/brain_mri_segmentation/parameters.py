@@ -327,7 +327,7 @@ class ProjectParameters(Parameters):
     seed: int = Field(ge=0, lt=2**32)
     """Seed of weights, sampling and augmentation."""
     folds: int = Field(ge=3)
-    """Folds of a cross-validation: one is scored, the next selects the epoch, the others train."""
+    """Folds of a cross-validation: one is scored, and all others train."""
     raw_path: str | None = None
     """Folder of the raw cohort, when it is not ``data/01_raw``."""
     split_manifest: str | None = None
