@@ -19,11 +19,7 @@ from brain_mri_segmentation.parameters import EngineName, ServingParameters
 from brain_mri_segmentation.runtime import startup
 from brain_mri_segmentation.serving import errors, guard, monailabel, observability
 from brain_mri_segmentation.serving.decoding import Decoders
-from brain_mri_segmentation.serving.model import (
-    card_of,
-    load_serving_model,
-    load_serving_parameters,
-)
+from brain_mri_segmentation.serving.model import load_serving_model, load_serving_parameters
 from brain_mri_segmentation.serving.page import read_page
 from brain_mri_segmentation.serving.queue import ModelQueue
 from brain_mri_segmentation.serving.routes import router
@@ -67,10 +63,6 @@ class Service:
         if self._predictor is None:
             raise HTTPException(503, self._missing)
         return self._predictor
-
-    def describe(self) -> dict[str, object]:
-        """Return the model's card."""
-        return card_of(self.predictor)
 
     def headers(self, tumour_fraction: float) -> dict[str, str]:
         """Return what every result says about itself."""
@@ -116,14 +108,13 @@ def create_app(
                 "'KEDRO_ENV=demo make serve'; or name a checkpoint with SERVING_MODEL=PATH."
             )
             return build_app(Service(settings, None, missing))
-    service = Service(settings, predictor)
-    card = service.describe()
+    service, name = Service(settings, predictor), predictor.checkpoint.model_name
     logger.info(
         "serving %s (%s)",
-        card["model_name"],
+        name,
         DISCLAIMER,
         extra={
-            "model": f"{card['model_name']} {service.version}",
+            "model": f"{name} {service.version}",
             "source": source,
             "engine": predictor.engine.name,
             "device": predictor.engine.device,

@@ -138,13 +138,13 @@ class Sessions:
 @router.get("/info/", summary="What can be segmented, as MONAI Label tells it")
 async def info(request: Request) -> dict[str, object]:
     """Name the model and its label."""
-    card = request.app.state.service.describe()
+    checkpoint = request.app.state.service.predictor.checkpoint
     model = {
         "type": "segmentation",
         "labels": _LABELS,
         "dimension": 3,
         "description": f"Lower-grade glioma in FLAIR. {DISCLAIMER}",
-        "version": card["model_version"],
+        "version": checkpoint.digest,
         "config": {},
     }
     return {
@@ -152,7 +152,7 @@ async def info(request: Request) -> dict[str, object]:
         "description": DISCLAIMER,
         "version": __version__,
         "labels": list(_LABELS),
-        "models": {card["model_name"]: model},
+        "models": {checkpoint.model_name: model},
         **{nothing: {} for nothing in ("trainers", "strategies", "scoring", "train_stats")},
         "datastore": await datastore(),
     }

@@ -201,7 +201,7 @@ async def health() -> dict[str, str]:
 )
 async def ready(request: Request) -> dict[str, object]:
     """Answer with the model's card."""
-    card = request.app.state.service.describe()
+    card = card_of(request.app.state.service.predictor)
     return {"status": "ready", "research_use_only": DISCLAIMER} | card
 
 
