@@ -7,7 +7,6 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from rich.text import Text
 
 from brain_mri_segmentation import DISCLAIMER, __version__
 from brain_mri_segmentation.errors import InputError
@@ -44,7 +43,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-_out, _err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
+# Names of files may look like markup.
+_out, _err = (
+    Console(stderr=stderr, soft_wrap=True, markup=False, emoji=False, highlight=False)
+    for stderr in (False, True)
+)
 
 Model = Annotated[
     str,
@@ -171,13 +174,13 @@ def segment(
         target.write("volumes.csv", to_csv(table))
     except InputError as error:
         _fail(error, code=1)
-    shown = Table(title=Text(f"{output}: {len(table)} volume(s)"), caption=DISCLAIMER)
+    shown = Table(title=f"{output}: {len(table)} volume(s)", caption=DISCLAIMER)
     shown.add_column("volume", overflow="fold")
     columns = [column for column in table[0] if column not in _NOT_SHOWN]
     for column in columns:
         shown.add_column(column.replace("_", " "), justify="right")
     for row in table[:_MOST_ROWS]:
-        shown.add_row(Text(row["volume"]), *(_show(row[column]) for column in columns))
+        shown.add_row(row["volume"], *(_show(row[column]) for column in columns))
     if len(table) > _MOST_ROWS:
         shown.add_row(f"... {len(table) - _MOST_ROWS} more in volumes.csv")
     shown.add_section()
@@ -187,17 +190,16 @@ def segment(
     for row in table[:_MOST_ROWS]:
         volume, low, high = row["volume"], row["tumour_ml_low"], row["tumour_ml_high"]
         if row["review"]:
-            _out.print(f"{volume}, to review: {row['review']}.", markup=False, highlight=False)
+            _out.print(f"{volume}, to review: {row['review']}.")
         if low:
-            interval = f"{low:.1f} to {high:.1f} ml with 90 %"
-            _out.print(f"{volume}: {interval}.", markup=False, highlight=False)
+            _out.print(f"{volume}: {low:.1f} to {high:.1f} ml with 90 %.")
         if row["notes"]:
-            _out.print(f"{volume}: {row['notes']}.", markup=False, highlight=False)
+            _out.print(f"{volume}: {row['notes']}.")
     if before := sum(outcome.done_before for outcome in outcomes):
         _out.print(f"{before} volume(s) were done before; --overwrite segments them again.")
     problems = [row for row in slices if row["problem"]]
     for row in problems[:_MOST_ROWS]:
-        _err.print(f"{row['slice']}: {row['problem']}", markup=False)
+        _err.print(f"{row['slice']}: {row['problem']}")
     if store:
         try:
             new = pacs.store(target.read(seg_of(head)))
@@ -275,5 +277,5 @@ def _show(value: object) -> str:
 
 
 def _fail(reason: object, code: int) -> NoReturn:
-    _err.print(f"Error: {reason}", markup=False, highlight=False)
+    _err.print(f"Error: {reason}")
     raise typer.Exit(code)
