@@ -14,7 +14,6 @@ class FolderDataset(AbstractDataset[NoReturn, Folder]):
     Args:
         path: The folder or file, on any file system that fsspec knows; None is an error when
             loading.
-        parameter: Parameter that names it, for that error.
         credentials: Passed to the file system.
         metadata: Not used by Kedro; for Kedro-Viz.
     """
@@ -22,11 +21,10 @@ class FolderDataset(AbstractDataset[NoReturn, Folder]):
     def __init__(
         self,
         path: str | None,
-        parameter: str = "input",
         credentials: dict[str, Any] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
-        self._path, self._parameter, self._credentials = path, parameter, credentials or {}
+        self._path, self._credentials = path, credentials or {}
         self.metadata = metadata
 
     def load(self) -> Folder:
@@ -37,8 +35,7 @@ class FolderDataset(AbstractDataset[NoReturn, Folder]):
         """
         if self._path is None:
             raise InputError(
-                f"Name a folder of slices, stacks or zips, or one of them: "
-                f"--params {self._parameter}=PATH"
+                "Name a folder of slices, stacks or zips, or one of them: --params input=PATH"
             )
         return Folder.at(self._path, **self._credentials)
 
