@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.imaging.geometry import Geometry
+from brain_mri_segmentation.imaging.geometry import LPS_TO_RAS, Geometry
 from brain_mri_segmentation.imaging.medical import Scan, check_room
 from brain_mri_segmentation.imaging.naming import sequence_of
 from brain_mri_segmentation.imaging.volume import SEQUENCES
@@ -324,8 +324,7 @@ def _stack(frames: list[_Frame], images: Sequence["Dataset"]) -> Scan:
     for image in images:
         del image.PixelData
     headers = tuple(images) if len(images) == 1 else tuple(frame.image for frame in frames)
-    to_ras = np.diag([-1.0, -1, 1, 1])  # DICOM counts towards the left and the back
-    return Scan(voxels, Geometry(to_ras @ affine, voxels.shape, headers))
+    return Scan(voxels, Geometry(LPS_TO_RAS @ affine, voxels.shape, headers))
 
 
 def _step(positions: np.ndarray, normal: np.ndarray, image: "Dataset") -> np.ndarray:

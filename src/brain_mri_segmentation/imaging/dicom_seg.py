@@ -9,7 +9,7 @@ import numpy as np
 
 from brain_mri_segmentation import __version__
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.imaging.geometry import Geometry
+from brain_mri_segmentation.imaging.geometry import LPS_TO_RAS, Geometry
 from brain_mri_segmentation.imaging.overlay import ORANGE
 
 if TYPE_CHECKING:
@@ -131,6 +131,6 @@ def _frames(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
     # One multi-frame object, whose frames are in any order.
     groups = geometry.headers[0].PerFrameFunctionalGroupsSequence
     places = [group.PlanePositionSequence[0].ImagePositionPatient for group in groups]
-    from_ras = np.linalg.inv(geometry.affine) @ np.diag([-1.0, -1, 1, 1])
+    from_ras = np.linalg.inv(geometry.affine) @ LPS_TO_RAS
     k = (from_ras[:3, :3] @ np.array(places, np.float64).T + from_ras[:3, 3:])[2]
     return frames[np.rint(k).astype(int)]

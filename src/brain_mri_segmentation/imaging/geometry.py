@@ -22,6 +22,8 @@ PIXEL_MM = (0.85, 1.1)
 whose slices show 220 to 240 mm, and somewhat larger ones."""
 _SMALLEST_MM, _LARGEST_MM = 60, 800  # a side of a slice; no head has another
 _AXIAL = "LPS"  # where columns, rows and slices lead
+LPS_TO_RAS = np.diag([-1.0, -1, 1, 1])
+"""DICOM and ITK count towards the left and the back; this is its own inverse."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.imaging.geometry import Geometry, resample
+from brain_mri_segmentation.imaging.geometry import LPS_TO_RAS, Geometry, resample
 from brain_mri_segmentation.imaging.volume import (
     MOST_PIXELS,
     MOST_SLICES,
@@ -164,7 +164,7 @@ def write_nifti(voxels: np.ndarray, geometry: Geometry | None) -> bytes:
     import nibabel
 
     if geometry is None:
-        image = nibabel.Nifti1Image(voxels.swapaxes(0, 2), np.diag([-1.0, -1, 1, 1]))
+        image = nibabel.Nifti1Image(voxels.swapaxes(0, 2), LPS_TO_RAS)
         image.header.set_xyzt_units("unknown")
     else:
         image = nibabel.Nifti1Image(geometry.to_source(voxels), geometry.affine)
@@ -252,5 +252,4 @@ def _read_itk(content: bytes) -> Scan:
     affine = np.eye(4)
     affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
     affine[:3, 3] = image.GetOrigin()
-    to_ras = np.diag([-1.0, -1, 1, 1])  # ITK counts towards the left and the back
-    return Scan(voxels, Geometry(to_ras @ affine, voxels.shape[:3]))
+    return Scan(voxels, Geometry(LPS_TO_RAS @ affine, voxels.shape[:3]))
