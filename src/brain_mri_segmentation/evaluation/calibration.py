@@ -8,13 +8,13 @@ measured near tumour, true or predicted.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 from scipy import ndimage, optimize
 
-from brain_mri_segmentation.cohort.index import SliceReader, patient_volumes
+from brain_mri_segmentation.cohort.index import Slices, patient_volumes
 from brain_mri_segmentation.evaluation.metrics import (
     COUNTS,
     Report,
@@ -40,7 +40,7 @@ THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 COMPONENT_RATIOS = (0.0, 0.1, 0.2, 0.3, 0.5, 1.0)
 """Component ratios that are tried beside the model's own, with its threshold."""
 
-Fold = tuple[Checkpoint, Mapping[str, SliceReader], Mapping[str, SliceReader]]
+Fold = tuple[Checkpoint, Slices, Slices]
 """A model, and readers of images and masks by slice name."""
 
 # Logits are counted in bins, so that any temperature can be tried without the maps in memory.
@@ -88,8 +88,8 @@ class Measurement:
 
 def calibrate(
     checkpoint: Checkpoint,
-    images: Mapping[str, SliceReader],
-    masks: Mapping[str, SliceReader],
+    images: Slices,
+    masks: Slices,
     batch_size: int = 16,
     device: str = "cpu",
 ) -> tuple[Checkpoint, Report]:
@@ -191,22 +191,12 @@ def _fit(cases: Sequence[Case], rules: PreprocessingParameters) -> Report:
 
 
 def _run_all(
-    predictor: Predictor,
-    images: Mapping[str, SliceReader],
-    masks: Mapping[str, SliceReader],
-    batch_size: int,
-    fold: int = 1,
+    predictor: Predictor, images: Slices, masks: Slices, batch_size: int, fold: int = 1
 ) -> list[Case]:
     return [_run(predictor, volume, masks, batch_size, fold) for volume in patient_volumes(images)]
 
 
-def _run(
-    predictor: Predictor,
-    volume: Volume,
-    masks: Mapping[str, SliceReader],
-    batch_size: int,
-    fold: int,
-) -> Case:
+def _run(predictor: Predictor, volume: Volume, masks: Slices, batch_size: int, fold: int) -> Case:
     logits = np.concatenate(
         [predictor.logits(batch) for batch in predictor.inputs(volume, batch_size)]
     )
