@@ -5,7 +5,7 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -113,6 +113,17 @@ def patient_volumes(images: Slices) -> Iterator[Volume]:
     """Read slices named ``<patient>_<number>`` patient by patient, one in memory at a time."""
     for patient, names in by_patient(images).items():
         yield Volume(np.stack([images[name]() for name in names]), patient, tuple(names))
+
+
+def join_partitions(
+    splits: Sequence[str] = SPLITS, /, **folders: Slices
+) -> tuple[dict[str, SliceReader], dict[str, SliceReader]]:
+    """Return images and masks of several partitions, of folders named ``<split>_<kind>``."""
+    images, masks = (
+        {name: read for split in splits for name, read in folders[f"{split}_{kind}"].items()}
+        for kind in ("images", "masks")
+    )
+    return images, masks
 
 
 def usable_slices(cohort: pd.DataFrame) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from brain_mri_segmentation.cohort import split as splits
-from brain_mri_segmentation.cohort.index import SPLITS, Slices
+from brain_mri_segmentation.cohort.index import Slices, join_partitions
 from brain_mri_segmentation.cohort.split import patients_of_fold
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.evaluation import metrics
@@ -35,10 +35,10 @@ def select_folds(
             "has changed since. Run the cross-validation without --only-missing-outputs."
         )
     selected: dict[str, Slices] = {}
+    images, masks = join_partitions(**partitions)
     for fold in range(1, folds + 1):
         held_out = patients_of_fold(fold_assignment, fold, folds)
-        for kind in ("images", "masks"):
-            every = {n: r for split in SPLITS for n, r in partitions[f"{split}_{kind}"].items()}
+        for kind, every in (("images", images), ("masks", masks)):
             for part, held in (("train", False), ("evaluation", True)):
                 selected[f"fold_{fold}.{part}_{kind}"] = {
                     name: reader

@@ -4,19 +4,10 @@ import dataclasses
 
 import pandas as pd
 
-from brain_mri_segmentation.cohort.index import SPLITS, Slices
+from brain_mri_segmentation.cohort.index import Slices
 from brain_mri_segmentation.evaluation.calibration import with_calibration
 from brain_mri_segmentation.evaluation.metrics import Report
 from brain_mri_segmentation.models import Checkpoint
-
-
-def join_partitions(**partitions: Slices) -> tuple[Slices, Slices]:
-    """Return images and masks of all patients."""
-    images, masks = (
-        {name: read for split in SPLITS for name, read in partitions[f"{split}_{kind}"].items()}
-        for kind in ("images", "masks")
-    )
-    return images, masks
 
 
 def adopt_results(

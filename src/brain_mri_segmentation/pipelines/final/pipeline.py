@@ -1,5 +1,6 @@
 from kedro.pipeline import Node, Pipeline
 
+from brain_mri_segmentation.cohort.index import join_partitions
 from brain_mri_segmentation.pipelines import (
     FOLDS,
     SPLIT_FOLDERS,
@@ -7,7 +8,7 @@ from brain_mri_segmentation.pipelines import (
     in_namespace,
     training,
 )
-from brain_mri_segmentation.pipelines.final.nodes import adopt_results, join_partitions
+from brain_mri_segmentation.pipelines.final.nodes import adopt_results
 
 _SCORES = ["slice_scores", "patient_scores", "site_scores"]
 
