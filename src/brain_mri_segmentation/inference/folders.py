@@ -17,8 +17,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
-import numpy as np
-
 from brain_mri_segmentation import __version__
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.imaging.dicom_seg import write_seg
@@ -282,8 +280,7 @@ def _files(volume: Volume, prediction: Prediction) -> Iterator[tuple[str, bytes]
         for name, content in to_files(volume, draw("mask", volume, mask, probability)):
             yield f"masks/{name}", content
     else:
-        label = (mask > 0).astype(np.uint8)
-        yield f"masks/{volume.name}.nii.gz", write_nifti(label, volume.geometry)
+        yield f"masks/{volume.name}.nii.gz", write_nifti(prediction.labels, volume.geometry)
         yield f"probabilities/{volume.name}.nii.gz", write_nifti(probability, volume.geometry)
     for name, content in to_files(volume, draw("overlay", volume, mask, probability)):
         yield f"overlays/{name}", content

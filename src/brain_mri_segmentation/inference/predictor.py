@@ -82,6 +82,11 @@ class Prediction:
     volume_interval: float | None = None
 
     @property
+    def labels(self) -> np.ndarray:
+        """The mask as formats of research have it, (N, H, W) uint8, 0 or 1."""
+        return (self.mask > 0).astype(np.uint8)
+
+    @property
     def tumour_fraction(self) -> float:
         """Share of the volume that is in the mask, 0..1."""
         return float(self.tumour_pixels.sum() / self.mask.size)

@@ -17,7 +17,6 @@ import uuid
 from dataclasses import dataclass
 from typing import Annotated, BinaryIO, Literal
 
-import numpy as np
 from fastapi import APIRouter, File, Form, HTTPException, Request, UploadFile
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse, Response
@@ -205,7 +204,7 @@ def _encode(
     params = json.dumps(said | {"model_version": checkpoint.digest, "warning": DISCLAIMER}).encode()
     if output == "json":
         return Response(params, media_type="application/json")
-    mask = write_nifti((prediction.mask > 0).astype(np.uint8), geometry)
+    mask = write_nifti(prediction.labels, geometry)
     if output == "image":
         return Response(mask, media_type="application/x-nifti")
     boundary = uuid.uuid4().hex

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Annotated
 
-import numpy as np
 from fastapi import APIRouter, Depends, File, HTTPException, Query, Request, UploadFile
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
@@ -66,7 +65,7 @@ def _to_tiff(v: Volume, p: Prediction, output: Picture | None, _: Predictor) -> 
 
 
 def _to_nifti(v: Volume, p: Prediction, output: Picture | None, _: Predictor) -> bytes:
-    voxels = p.probability if output == "probability" else (p.mask > 0).astype(np.uint8)
+    voxels = p.probability if output == "probability" else p.labels
     return write_nifti(voxels, geometry_of(v))
 
 
@@ -102,7 +101,7 @@ def _to_zip(v: Volume, p: Prediction, _: Picture | None, predictor: Predictor) -
             archive.writestr(zipfile.ZipInfo(name), content, kind)
 
         add(f"image{of}.nii.gz", write_nifti(v.slices[..., FLAIR], v.geometry))
-        add(f"mask{of}.nii.gz", write_nifti((p.mask > 0).astype(np.uint8), v.geometry))
+        add(f"mask{of}.nii.gz", write_nifti(p.labels, v.geometry))
         add(f"probability{of}.nii.gz", write_nifti(p.probability, v.geometry))
         add("masks.tif", _to_tiff(v, p, "mask", predictor))
         if v.geometry and v.geometry.headers:
