@@ -1,7 +1,6 @@
 """Files that users and attackers send, and what the table in docs/serving.md says to each."""
 
 import gzip
-import io
 import re
 import struct
 import zipfile
@@ -9,7 +8,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-import tifffile
+from pictures import GREY, RGB, converted, encode, tiff, zipped
 from PIL import Image
 
 _DOCUMENT = (Path(__file__).resolve().parents[1] / "docs/serving.md").read_text()
@@ -19,27 +18,6 @@ DOCUMENTED = {
     for what, status, answer in re.findall(r"^\| (.+) \| (\d+) \| (.+) \|$", _TABLE, re.MULTILINE)
 }
 """Status and answer by what is sent."""
-
-RGB = np.zeros((64, 80, 3), np.uint8)
-RGB[12:52, 15:65] = np.random.default_rng(0).integers(60, 160, (40, 50, 3))
-GREY = RGB[..., 1]
-
-
-def encode(pixels, kind="PNG", **options):
-    buffer = io.BytesIO()
-    picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def converted(mode, kind="PNG", pixels=RGB):
-    return encode(Image.fromarray(pixels).convert(mode), kind)
-
-
-def tiff(pixels, **options):
-    buffer = io.BytesIO()
-    tifffile.imwrite(buffer, pixels, **options)
-    return buffer.getvalue()
 
 
 def pages(count, side):
@@ -78,14 +56,6 @@ def plain_tiff(width, height, bits, data):
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
     content = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
     return content.ljust(200, b"\0") + data
-
-
-def zipped(*members, method=zipfile.ZIP_STORED):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", method) as archive:
-        for name, content in members:
-            archive.writestr(name, content)
-    return buffer.getvalue()
 
 
 def patched(content, *patches):

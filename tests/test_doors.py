@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 from fastapi.testclient import TestClient
+from pictures import tiff, zipped
 from scans import axial_affine, dicom_series, frames_of, nifti, nrrd, phantom, study, turned
 from typer.testing import CliRunner
 
@@ -28,35 +29,22 @@ TURNED = turned(VOXELS, AFFINE, (2, 0, 1), (-1, 1, -1))
 DESCRIPTIONS = ("T1", "FLAIR", "T1 GD")
 
 
-def tiff():
-    buffer = io.BytesIO()
-    tifffile.imwrite(buffer, PICTURES.slices, photometric="rgb")
-    return buffer.getvalue()
-
-
-def packed(named):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, content in named.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
-
-
 def dicom():
     series = (
         dicom_series(VOXELS[..., channel], AFFINE, study(), channel, description)
         for channel, description in enumerate(DESCRIPTIONS)
     )
-    return packed({f"{n}": file for n, file in enumerate(file for one in series for file in one)})
+    files = (file for one in series for file in one)
+    return zipped(*((f"{n}", file) for n, file in enumerate(files)))
 
 
 FORMATS = {
-    "a stack of 8 bits": ("head.tif", tiff()),
+    "a stack of 8 bits": ("head.tif", tiff(PICTURES.slices, photometric="rgb")),
     "NIfTI of three channels, turned": ("head.nii.gz", nifti(*TURNED, packed=True)),
     "NRRD": ("head.nrrd", nrrd(VOXELS, AFFINE)),
     "a zip of three NIfTI": (
         "head.zip",
-        packed({f"{d}.nii": nifti(VOXELS[..., c], AFFINE) for c, d in enumerate(DESCRIPTIONS)}),
+        zipped(*((f"{d}.nii", nifti(VOXELS[..., c], AFFINE)) for c, d in enumerate(DESCRIPTIONS))),
     ),
     "a zip of three DICOM series": ("head.zip", dicom()),
 }

@@ -1,11 +1,11 @@
 import io
 import shutil
 import subprocess
-import zipfile
 
 import numpy as np
 import pydicom
 import pytest
+from pictures import zipped
 from pydicom.fileset import FileSet
 from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, RLELossless
 from scans import (
@@ -45,12 +45,8 @@ SEQUENCES = [
 
 
 def packed(files):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for number, content in enumerate(files):
-            archive.writestr(f"a/IM_{number * 7 % 11:04}{number}", content)
-        archive.writestr("README.txt", "not read")
-    return buffer.getvalue()
+    images = ((f"a/IM_{n * 7 % 11:04}{n}", content) for n, content in enumerate(files))
+    return zipped(*images, ("README.txt", "not read"))
 
 
 @pytest.fixture

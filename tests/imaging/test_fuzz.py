@@ -11,9 +11,9 @@ import warnings
 
 import numpy as np
 import pytest
-from bad_inputs import GREY, RGB, encode, tiff, zipped
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pictures import GREY, RGB, encode, tiff, zipped
 
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.imaging.readers import read_slice, read_volume

@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from bad_inputs import RGB, encode, tiff
+from pictures import RGB, encode, tiff
 
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.imaging.readers import read_slice, read_volume

@@ -1,10 +1,9 @@
-import io
 import re
-import zipfile
 
 import numpy as np
 import pytest
-from bad_inputs import DOCUMENTED, FILES, encode, tiff
+from bad_inputs import DOCUMENTED, FILES
+from pictures import encode, tiff, zipped
 from PIL import Image
 
 from brain_mri_segmentation.errors import InputError
@@ -114,19 +113,11 @@ def test_a_file_whose_pages_form_a_loop_ends():
     assert np.array_equal(read_slice(bytes(content)).slices[0, ..., 0], GREY)
 
 
-def zipped(**members):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(name.replace("__", "/") + ".png", content)
-    return buffer.getvalue()
-
-
 PICTURES = {
-    "p__p_10": encode(GREY // 2),
-    "p__p_9": encode(GREY),
-    "p__p_9_mask": b"not read",
-    "p__.p_1": b"not read",
+    "p/p_10.png": encode(GREY // 2),
+    "p/p_9.png": encode(GREY),
+    "p/p_9_mask.png": b"not read",
+    "p/.p_1.png": b"not read",
 }
 IN_ORDER = np.stack([np.repeat(grey[..., None], 3, axis=2) for grey in (GREY, GREY // 2)])
 
@@ -134,9 +125,9 @@ IN_ORDER = np.stack([np.repeat(grey[..., None], 3, axis=2) for grey in (GREY, GR
 def test_pictures_of_a_zip_or_a_folder_are_a_volume_in_the_order_of_their_numbers(tmp_path):
     (tmp_path / "patient/p").mkdir(parents=True)
     for name, content in PICTURES.items():
-        (tmp_path / "patient" / f"{name.replace('__', '/')}.png").write_bytes(content)
+        (tmp_path / "patient" / name).write_bytes(content)
     (tmp_path / "patient/notes.txt").write_text("not read")
-    (tmp_path / "patient.zip").write_bytes(zipped(**PICTURES))
+    (tmp_path / "patient.zip").write_bytes(zipped(*PICTURES.items()))
     for source in ("patient", "patient.zip"):
         volume = read_volume(tmp_path / source)
         assert np.array_equal(volume.slices, IN_ORDER)
@@ -166,7 +157,7 @@ def test_slices_of_a_volume_have_one_size():
 
 def test_stacks_and_zips_between_slices_are_volumes_of_their_own():
     stack = tiff(np.stack([GREY, 255 - GREY, GREY // 2]), photometric="minisblack")
-    files = readers(s_1=encode(RGB), s_2=stack, s_3=zipped(**PICTURES), s_4=encode(RGB))
+    files = readers(s_1=encode(RGB), s_2=stack, s_3=zipped(*PICTURES.items()), s_4=encode(RGB))
     volumes = list(read_files(files, "s"))
     assert [(volume.name, volume.names, volume.in_one_file) for volume in volumes] == [
         ("s_2", ("s_2_1", "s_2_2", "s_2_3"), True),

@@ -1,4 +1,3 @@
-import io
 import json
 import zipfile
 
@@ -6,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from pictures import encode
 from PIL import Image
 
 from brain_mri_segmentation.errors import InputError
@@ -18,23 +18,17 @@ from brain_mri_segmentation.runtime.files import Folder
 SLICES = np.random.default_rng(0).integers(0, 256, (4, 40, 50, 3), dtype=np.uint8)
 
 
-def png(pixels):
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 @pytest.fixture
 def inputs(tmp_path):
     """Two slices of a patient, a stack of three, a zip of one, and a text."""
     folder = Folder.at(str(tmp_path / "in"))
-    folder.write("p/p_10.png", png(SLICES[1]))
-    folder.write("p/p_9.png", png(SLICES[0]))
+    folder.write("p/p_10.png", encode(SLICES[1]))
+    folder.write("p/p_9.png", encode(SLICES[0]))
     folder.write("p/p_9_mask.png", b"not read")
     folder.write("broken.tif", b"text")
     tifffile.imwrite(tmp_path / "in/stack.tif", SLICES[1:], photometric="rgb")
     with zipfile.ZipFile(tmp_path / "in/packed.zip", "w") as archive:
-        archive.writestr("../x_1.png", png(SLICES[3]))
+        archive.writestr("../x_1.png", encode(SLICES[3]))
     return folder
 
 
@@ -100,7 +94,7 @@ def test_what_is_done_is_left_as_it_is(segment, inputs, tmp_path):
     assert [outcome.done_before for outcome in again] == [False, True, True, True]
     for table, expected in zip(tabulate(again), tabulate(first), strict=True):
         assert table == expected
-    inputs.write("p/p_9.png", png(SLICES[3]))
+    inputs.write("p/p_9.png", encode(SLICES[3]))
     assert [outcome.done_before for outcome in segment()] == [False, False, True, True]
     (tmp_path / "out/masks/stack.tif").unlink()
     assert [outcome.done_before for outcome in segment()] == [False, True, True, False]
@@ -134,7 +128,7 @@ def test_no_more_than_a_volume_is_read_ahead(segment_each, inputs):
     read = []
 
     def reader(name):
-        return lambda: read.append(name) or png(SLICES[0])
+        return lambda: read.append(name) or encode(SLICES[0])
 
     volumes = {f"v{n}": {f"v{n}": reader(n)} for n in range(6)}
     for number, outcome in enumerate(segment_each(volumes)):

@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 
 import httpx
-import numpy as np
 import pytest
 import torch
 from fastapi.testclient import TestClient
+from pictures import RGB
 
 from brain_mri_segmentation.inference.predictor import Predictor
 from brain_mri_segmentation.models import Checkpoint, as_arrays, create_model
@@ -45,9 +45,7 @@ def client(settings, predictor):
 @pytest.fixture(scope="session")
 def image():
     """A slice of 64 x 80 pixels with a dark border."""
-    picture = np.zeros((64, 80, 3), np.uint8)
-    picture[12:52, 15:65] = np.random.default_rng(0).integers(60, 160, (40, 50, 3))
-    return picture
+    return RGB
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,8 @@ from http.client import HTTPResponse
 
 import httpx
 import pytest
-from bad_inputs import DOCUMENTED, FILES, RGB, VOLUMES, encode
+from bad_inputs import DOCUMENTED, FILES, VOLUMES
+from pictures import RGB, encode
 
 FORM = {"Content-Type": "multipart/form-data; boundary=b"}
 NAMES = b'; name="file"; filename="a.png"'

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bad_inputs import RGB, encode
 from fastapi import HTTPException, UploadFile
+from pictures import RGB, encode
 from scans import axial_affine, nifti, phantom
 
 from brain_mri_segmentation.errors import InputError

@@ -2,8 +2,8 @@ import re
 from pathlib import Path
 
 import pytest
-from bad_inputs import RGB, encode
 from fastapi.testclient import TestClient
+from pictures import RGB, encode
 
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.serving.app import Service, build_app

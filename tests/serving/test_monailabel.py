@@ -12,8 +12,8 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK
-from bad_inputs import RGB, encode
 from fastapi.testclient import TestClient
+from pictures import RGB, encode
 from scans import OBLIQUE, axial_affine, dicom_series, nifti, phantom, study, turned
 
 from brain_mri_segmentation.imaging.readers import read_volume

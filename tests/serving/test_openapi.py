@@ -1,14 +1,12 @@
 """The running service keeps what its OpenAPI document says, on requests made up from it."""
 
-import io
 import os
 
-import numpy as np
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from pictures import converted
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import negative_data_rejection
 
@@ -23,15 +21,7 @@ BOUNDED = settings(
 )
 
 
-def picture(kind, mode):
-    pixels = np.zeros((64, 80, 3), np.uint8)
-    pixels[12:52, 15:65] = np.random.default_rng(0).integers(60, 160, (40, 50, 3))
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).convert(mode).save(buffer, kind)
-    return buffer.getvalue()
-
-
-PICTURES = [picture(*of) for of in (("PNG", "RGB"), ("TIFF", "RGB"), ("JPEG", "L"), ("PNG", "P"))]
+PICTURES = [converted(*of) for of in (("RGB", "PNG"), ("RGB", "TIFF"), ("L", "JPEG"), ("P", "PNG"))]
 
 
 @pytest.fixture(scope="module")

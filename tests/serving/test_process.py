@@ -1,6 +1,5 @@
 """The service as a process of its own, as `make serve` starts it."""
 
-import io
 import json
 import signal
 import socket
@@ -9,7 +8,7 @@ import time
 
 import httpx
 import numpy as np
-from PIL import Image
+from pictures import encode
 
 BROKEN_MODEL_AND_LITTLE_PATIENCE = """
 import runpy
@@ -21,14 +20,8 @@ runpy.run_module("brain_mri_segmentation.serving", run_name="__main__")
 """
 
 
-def png(image):
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def stack(image, count):
-    return [("files", (f"{n}.png", png(np.roll(image, n, axis=0)))) for n in range(count)]
+    return [("files", (f"{n}.png", encode(np.roll(image, n, axis=0)))) for n in range(count)]
 
 
 def test_it_says_at_start_what_it_serves_in_json(server):
@@ -84,7 +77,7 @@ def test_a_fault_is_logged_under_its_id_and_a_half_sent_upload_stops_no_shutdown
     serve, image, tmp_path
 ):
     with serve(tmp_path, "-c", BROKEN_MODEL_AND_LITTLE_PATIENCE) as (address, process, log):
-        answer = httpx.post(f"{address}/segment", files={"file": png(image)}, timeout=60)
+        answer = httpx.post(f"{address}/segment", files={"file": encode(image)}, timeout=60)
         assert answer.status_code == 500
         time.sleep(0.5)  # it is logged after it is answered
         fault = next(json.loads(line) for line in log.read_text().splitlines() if "ERROR" in line)
@@ -106,7 +99,7 @@ def test_nothing_of_a_patient_is_logged_or_kept(serve, image, tmp_path):
         patient = b"DOE^JANE " * 200_000  # more than stays in memory
         for kind, content in {
             "dcm": bytes(128) + b"DICM" + patient,
-            "png": png(image) + patient,
+            "png": encode(image) + patient,
         }.items():
             named = (f"DOE^JANE.{kind}", content)
             for path, field in (("/segment", "file"), ("/segment/volume", "files")):

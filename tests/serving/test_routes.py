@@ -3,12 +3,12 @@ import io
 import json
 import logging
 import re
-import zipfile
 
 import numpy as np
 import pytest
 import tifffile
 from fastapi.testclient import TestClient
+from pictures import encode, tiff, zipped
 from PIL import Image
 
 from brain_mri_segmentation.errors import InputError
@@ -22,12 +22,6 @@ from brain_mri_segmentation.serving.app import Service, build_app
 JSON = {"Accept": "application/json"}
 LOCALHOST = "http://localhost"  # a name that is allowed
 PROBLEM = "application/problem+json"
-
-
-def encode(pixels, kind="PNG"):
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind)
-    return buffer.getvalue()
 
 
 def decode(content):
@@ -99,23 +93,17 @@ def uploads(stack):
     return [("files", (f"{i}.png", encode(page))) for i, page in enumerate(stack)]
 
 
-def zipped(stack):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("p/slice_10.png", encode(stack[2]))
-        archive.writestr("p/slice_2.png", encode(stack[1]))
-        archive.writestr("p/slice_1.png", encode(stack[0]))
-        archive.writestr("p/.hidden", b"not a slice")
-    return [("files", ("volume.zip", buffer.getvalue()))]
+def packed(stack):
+    names = [f"p/slice_{number}.png" for number in (10, 2, 1)]
+    pages = zip(names, map(encode, stack[::-1]), strict=True)
+    return [("files", ("volume.zip", zipped(*pages, ("p/.hidden", b"not a slice"))))]
 
 
 def multi_page(stack):
-    buffer = io.BytesIO()
-    tifffile.imwrite(buffer, stack, photometric="rgb")
-    return [("files", ("volume.tif", buffer.getvalue()))]
+    return [("files", ("volume.tif", tiff(stack, photometric="rgb")))]
 
 
-@pytest.mark.parametrize("form", [uploads, zipped, multi_page])
+@pytest.mark.parametrize("form", [uploads, packed, multi_page])
 def test_a_volume_gives_a_page_of_mask_for_each_slice(client, expected_volume, stack, form):
     answer = client.post("/segment/volume", files=form(stack))
     assert answer.status_code == 200, answer.text
@@ -187,16 +175,9 @@ def test_what_the_framework_refuses_is_a_problem_too(client, method, path, statu
 
 
 def test_an_upload_over_the_limit_is_refused_before_it_is_read(client):
-    sent = []
-
-    def parts():
-        for _ in range(100):
-            sent.append(10_000)
-            yield bytes(10_000)
-
     form = {"Content-Type": "multipart/form-data; boundary=b"}
     announced = client.post("/segment", content=bytes(300_000), headers=form)
-    streamed = client.post("/segment", content=parts(), headers=form)
+    streamed = client.post("/segment", content=(bytes(10_000) for _ in range(100)), headers=form)
     for answer in (announced, streamed):
         assert answer.status_code == 413
         assert "max_upload_bytes" in answer.json()["detail"]
