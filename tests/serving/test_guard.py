@@ -104,6 +104,7 @@ def test_a_stranger_is_refused_before_the_upload_is_read(start):
     with start(SERVING_API_KEY=KEY) as client:
         form = {"Content-Type": "multipart/form-data; boundary=b"}
         assert client.post("/segment", content=parts(), headers=form).status_code == 401
+    assert not sent
 
 
 def test_the_key_may_be_in_a_file(start, tmp_path: Path):
