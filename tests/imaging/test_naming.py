@@ -1,6 +1,6 @@
 import pytest
 
-from brain_mri_segmentation.imaging.naming import group_volumes, sequence_of
+from brain_mri_segmentation.imaging.naming import by_patient, group_volumes, sequence_of, site_of
 
 
 def test_files_of_one_folder_with_one_name_and_numbers_are_a_volume():
@@ -55,3 +55,24 @@ def test_what_a_volume_has_too_many_takes_no_other_volume_s_name():
 )
 def test_descriptions_of_scanners_and_names_of_data_sets_are_understood(description, sequence):
     assert sequence_of(description) == sequence
+
+
+def test_by_patient_groups_names_in_order():
+    assert by_patient(["B_1", "A_x_10", "A_x_2"]) == {
+        "A_x": ["A_x_2", "A_x_10"],
+        "B": ["B_1"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("patient", "site"),
+    [
+        ("TCGA_CS_4941_19960909", "CS"),
+        ("PHANTOM_HT_0001", "HT"),
+        ("TCGA_E1_A7YI_20030114", "E1"),  # sites of TCGA have digits, too
+        ("007", "other"),
+        ("A_B", "other"),
+    ],
+)
+def test_the_site_stands_in_the_patients_name(patient, site):
+    assert site_of(patient) == site
