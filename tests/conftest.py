@@ -108,6 +108,28 @@ def tiny_segformer(tmp_path):
     return folder
 
 
+@pytest.fixture
+def make_checkpoint(parameters, request):
+    """A function that gives a small checkpoint with random weights, the same each time."""
+    options = {
+        "unet": lambda: {"channels": [4, 8]},
+        "unet_efficientnet": lambda: {"pretrained": False},
+        "segformer": lambda: {"pretrained": str(request.getfixturevalue("tiny_segformer"))},
+    }
+
+    def make(name: str, metadata: dict | None = None, **rules: object) -> Checkpoint:
+        preprocessing = parameters.preprocessing.model_dump() | {"image_size": 64} | rules
+        chosen = options[name]()  # may draw random weights of its own
+        torch.manual_seed(0)
+        model = create_model(name, chosen, 3 * (1 + 2 * preprocessing["context"]))
+        metadata = metadata or {"epoch": 3, "train_patients": ["P0"], "val_patients": ["P1"]}
+        return Checkpoint(
+            name, model.config, preprocessing, as_arrays(model.state_dict()), metadata
+        )
+
+    return make
+
+
 class Disk:
     """A small disk of its own, which can become larger or read-only."""
 

@@ -12,7 +12,7 @@ from brain_mri_segmentation.datasets import (
     load_checkpoint,
 )
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.models import Checkpoint, as_arrays, create_model
+from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.serving.model import MODEL_VARIABLE, load_serving_model
 
 pytestmark = pytest.mark.slow
@@ -32,14 +32,10 @@ def registry(tmp_path):
 
 
 @pytest.fixture
-def folder(parameters, tmp_path):
+def folder(make_checkpoint, tmp_path):
     """A model that was exported."""
-    model = create_model("unet", {"channels": [4, 8]})
-    rules = parameters.preprocessing.model_dump()
     dataset = ExportedModelDataset(filepath=str(tmp_path / "exported"))
-    dataset.save(
-        Checkpoint("unet", model.config, rules, as_arrays(model.state_dict())).folder_files({})
-    )
+    dataset.save(make_checkpoint("unet").folder_files({}))
     return dataset.load()
 
 

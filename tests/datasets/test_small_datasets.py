@@ -10,14 +10,11 @@ from brain_mri_segmentation.datasets import (
     ExportedModelDataset,
     FolderDataset,
 )
-from brain_mri_segmentation.models import Checkpoint, as_arrays, create_model
 
 
 @pytest.fixture
-def checkpoint(parameters):
-    model = create_model("unet", {"channels": [4, 8]})
-    weights = as_arrays(model.state_dict())
-    return Checkpoint("unet", model.config, parameters.preprocessing.model_dump(), weights)
+def checkpoint(make_checkpoint):
+    return make_checkpoint("unet")
 
 
 def test_a_checkpoint_is_saved_and_loaded(checkpoint, tmp_path):

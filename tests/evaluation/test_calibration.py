@@ -3,7 +3,6 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from brain_mri_segmentation.cohort.index import patient_volumes
 from brain_mri_segmentation.evaluation import calibration
@@ -19,7 +18,6 @@ from brain_mri_segmentation.evaluation.calibration import (
 )
 from brain_mri_segmentation.evaluation.metrics import confusion_counts, dice
 from brain_mri_segmentation.inference.predictor import Predictor
-from brain_mri_segmentation.models import Checkpoint, as_arrays, create_model
 
 LOGITS = calibration._LOGITS
 
@@ -153,11 +151,8 @@ def test_without_enough_patients_there_is_no_interval(count, folds, change):
 
 
 @pytest.fixture
-def checkpoint(parameters):
-    torch.manual_seed(0)
-    model = create_model("unet", {"channels": [4, 8]})
-    preprocessing = parameters.preprocessing.model_dump() | {"image_size": 32}
-    return Checkpoint("unet", model.config, preprocessing, as_arrays(model.state_dict()))
+def checkpoint(make_checkpoint):
+    return make_checkpoint("unet", image_size=32)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import torch
 from brain_mri_segmentation.evaluation.robustness import AS_IT_IS, CONDITIONS, score_conditions
 from brain_mri_segmentation.inference.predictor import Predictor
 from brain_mri_segmentation.inference.torch_engine import TorchEngine
-from brain_mri_segmentation.models import Checkpoint, as_arrays, create_model
 
 
 def changed(name, image):
@@ -53,13 +52,9 @@ class BrightIsTumour(torch.nn.Module):
         return torch.stack([-logit, logit], dim=1)
 
 
-def test_a_model_is_scored_under_every_condition(parameters):
-    model = create_model("unet", {"channels": [4, 8]})
-    preprocessing = parameters.preprocessing.model_dump()
-    predictor = Predictor(
-        Checkpoint("unet", model.config, preprocessing, as_arrays(model.state_dict()))
-    )
-    predictor.engine = TorchEngine(BrightIsTumour())
+def test_a_model_is_scored_under_every_condition(make_checkpoint):
+    checkpoint = make_checkpoint("unet", image_size=256)
+    predictor = Predictor(checkpoint, engine=TorchEngine(BrightIsTumour()))
     truth = np.zeros((256, 256), np.uint8)
     truth[100:130, 100:130] = 255
     image = np.full((256, 256, 3), 60, np.uint8)

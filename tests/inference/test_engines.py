@@ -20,7 +20,7 @@ from brain_mri_segmentation.inference.engines import (
 )
 from brain_mri_segmentation.inference.predictor import Predictor
 from brain_mri_segmentation.inference.torch_engine import TorchEngine, has_bfloat16
-from brain_mri_segmentation.models import SHIPPED_MODEL, Checkpoint, as_arrays, create_model
+from brain_mri_segmentation.models import SHIPPED_MODEL, Checkpoint
 from brain_mri_segmentation.models.ensemble import combine
 
 ENGINES = {
@@ -46,26 +46,6 @@ def other(request, shipped):
     package = request.param.split()[0].rstrip(",")
     pytest.importorskip(package)
     return Predictor(shipped, engine=ENGINES[request.param](shipped))
-
-
-@pytest.fixture
-def make_checkpoint(parameters, tiny_segformer):
-    """A function that gives a small checkpoint with random weights."""
-    options = {
-        "unet": {"channels": [4, 8]},
-        "unet_efficientnet": {"pretrained": False},
-        "segformer": {"pretrained": str(tiny_segformer)},
-    }
-
-    def make(name):
-        torch.manual_seed(0)
-        if name == "ensemble":
-            return combine({member: make(member) for member in ("unet", "segformer")}, False)
-        network = create_model(name, options[name])
-        rules = parameters.preprocessing.model_dump() | {"image_size": 64}
-        return Checkpoint(name, network.config, rules, as_arrays(network.state_dict()))
-
-    return make
 
 
 def images(count, channels=3, size=64):
@@ -106,7 +86,11 @@ def test_engines_give_the_same_masks_of_patients(
 @pytest.mark.parametrize("name", ["unet", "unet_efficientnet", "segformer", "ensemble"])
 def test_every_architecture_runs_on_every_engine(make_checkpoint, name, engine):
     pytest.importorskip(engine)
-    checkpoint = make_checkpoint(name)
+    if name == "ensemble":
+        members = {member: make_checkpoint(member) for member in ("unet", "segformer")}
+        checkpoint = combine(members, mirroring=False)
+    else:
+        checkpoint = make_checkpoint(name)
     made = (
         OpenVINOEngine(checkpoint, "fp32")
         if engine == "openvino"

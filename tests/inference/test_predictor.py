@@ -12,16 +12,12 @@ from brain_mri_segmentation.imaging.geometry import Geometry
 from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.inference.predictor import Predictor, check_unseen, load_model
 from brain_mri_segmentation.inference.torch_engine import TorchEngine
-from brain_mri_segmentation.models import Checkpoint, as_arrays, create_model
 
 
 @pytest.fixture
-def checkpoint(parameters):
-    torch.manual_seed(0)
-    model = create_model("unet", {"channels": [4, 8]})
-    preprocessing = parameters.preprocessing.model_dump() | {"image_size": 32}
+def checkpoint(make_checkpoint):
     metadata = {"train_patients": ["P0", "P9"], "val_patients": ["P1"]}
-    return Checkpoint("unet", model.config, preprocessing, as_arrays(model.state_dict()), metadata)
+    return make_checkpoint("unet", metadata, image_size=32)
 
 
 def random_volume(slices, height=32, width=32):
@@ -139,7 +135,7 @@ def test_a_forward_pass_is_bounded(checkpoint):
     assert sizes == [2, 2, 1, 4, 4, 2]
 
 
-def test_a_slice_normalisation_is_normalised_by_itself(checkpoint):
+def test_a_single_slice_is_normalised_by_itself(checkpoint):
     predictor, (first, second) = Predictor(checkpoint), random_volume(2).slices
     alone = predictor.predict(Volume(first[None])).probability[0]
     in_volume = predictor.predict(Volume(np.stack([first, second // 8]))).probability[0]
@@ -153,7 +149,7 @@ class Brightness(torch.nn.Module):
         return torch.stack([-images[:, 1], images[:, 1]], dim=1)
 
 
-def test_a_volume_loses_small_regions_from_its_masks_and_not_from_its_map(checkpoint):
+def test_a_volume_loses_small_components_from_its_masks_and_not_from_its_map(checkpoint):
     checkpoint.preprocessing.update(min_component_ratio=0.3, temperature=2)
     predictor = Predictor(checkpoint)
     predictor.engine = TorchEngine(Brightness())

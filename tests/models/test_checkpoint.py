@@ -10,17 +10,12 @@ import pytest
 import torch
 
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.models import Checkpoint, as_arrays, create_model
+from brain_mri_segmentation.models import Checkpoint
 
 
 @pytest.fixture
-def checkpoint(parameters):
-    torch.manual_seed(0)
-    model = create_model("unet", {"channels": [4, 8]})
-    preprocessing = parameters.preprocessing.model_dump()
-    return Checkpoint(
-        "unet", model.config, preprocessing, as_arrays(model.state_dict()), {"epoch": 3}
-    )
+def checkpoint(make_checkpoint):
+    return make_checkpoint("unet")
 
 
 def tensors(checkpoint):
