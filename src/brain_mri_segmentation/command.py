@@ -247,7 +247,7 @@ def info(
     shown.add_column()
     shown.add_column(overflow="fold")
     for name, value in _describe(predictor, model).items():
-        shown.add_row(name, str(value))
+        shown.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
     _out.print(shown)
 
 
