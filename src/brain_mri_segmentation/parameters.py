@@ -181,9 +181,10 @@ class TrainingParameters(Parameters):
     is its probability (distillation). One that knows patients that do not train is refused."""
     ema_decay: float = Field(ge=0, lt=1)
     """Decay per step of the exponential moving average of the weights; 0 switches it off."""
-    batch_norm_batches: int = Field(ge=1)
+    batch_norm_batches: int = Field(ge=0)
     """Training batches over which batch-norm statistics are measured before each validation, for
-    the averaged weights as they are."""
+    the averaged weights as they are; 0 takes the running ones of the weights that train, which fit
+    an average badly."""
     patience: int = Field(ge=1)
     """Epochs without a better val/dice after which training stops."""
     precision: Annotated[Literal["auto", "32", "bf16", "16"], BeforeValidator(str)]

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import zipfile
 
@@ -12,7 +13,8 @@ from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.imaging.readers import find_volumes
 from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.inference.folders import segment_volumes, tabulate
-from brain_mri_segmentation.inference.predictor import load_model
+from brain_mri_segmentation.inference.predictor import Predictor, load_model
+from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.runtime.files import Folder
 
 SLICES = np.random.default_rng(0).integers(0, 256, (4, 40, 50, 3), dtype=np.uint8)
@@ -105,8 +107,9 @@ def test_another_model_does_it_again_and_a_foreign_record_is_no_obstacle(
     segment, inputs, model_path, tmp_path
 ):
     segment()
-    other = load_model(model_path)
-    other.checkpoint.preprocessing["threshold"] = 0.4
+    model = Checkpoint.load(model_path)
+    stricter = model.preprocessing | {"threshold": 0.6}
+    other = Predictor(dataclasses.replace(model, preprocessing=stricter))
     output = Folder.at(str(tmp_path / "out"))
     assert not any(o.done_before for o in segment_volumes(find_volumes(inputs), other, output))
     for content in ("{}", "[1]", "no JSON"):

@@ -137,14 +137,22 @@ def test_norms_and_biases_do_not_decay_and_a_pretrained_encoder_learns_slowly(pa
 
 
 def test_averaged_weights_have_batch_norm_statistics_of_their_own(parameters, partitions, tmp_path):
-    """At a high learning rate an average of running statistics scores nothing."""
+    """Running ones are those of the weights that train, and fit an average badly."""
     hot = recipe(parameters, lr=0.1, epochs=6, warmup_fraction=0.5, ema_decay=0.9)
     checkpoint, history = fit_model(hot, *partitions, tmp_path)
     assert history["val/dice"].iloc[-1] > 0.5
     network = checkpoint.build()
     measured = checkpoint.weights["encoder.0.1.running_var"].copy()
     assert (network.encoder[0][1].running_var == torch.from_numpy(measured)).all()
-    assert checkpoint.weights["encoder.0.1.num_batches_tracked"] <= 50  # and not all steps
+    assert checkpoint.weights["encoder.0.1.num_batches_tracked"] == 6  # all there are, afresh
+
+    settings = hot.training.model_copy(update={"batch_norm_batches": 0})
+    kept = dataclasses.replace(hot, training=settings)
+    running, unmeasured = fit_model(kept, *partitions, tmp_path / "running")
+    assert unmeasured["train/loss"].tolist() == history["train/loss"].tolist()
+    assert (unmeasured["val/loss"] > history["val/loss"])[:4].all()  # while the rate is high
+    steps = 6 * running.metadata["epoch"]
+    assert running.weights["encoder.0.1.num_batches_tracked"] == steps
 
 
 def test_a_training_that_diverges_says_so_at_once(parameters, partitions, tmp_path):

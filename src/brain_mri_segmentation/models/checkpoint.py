@@ -5,6 +5,7 @@ import json
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,9 +123,13 @@ class Checkpoint:
         """
         return rebuild_model(self.model_name, self.model_config, _as_tensors(self.weights))
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """16 hexadecimal digits that tell models apart: their weights and preprocessing."""
+        """16 hexadecimal digits that tell models apart: their weights and preprocessing.
+
+        Worked out once, so that an answer need not read all weights again: make another model with
+        ``dataclasses.replace`` instead of changing the values of this one.
+        """
         digest = hashlib.sha256(json.dumps(self.preprocessing, sort_keys=True).encode())
         for name, value in sorted(self.weights.items()):
             digest.update(f"{name} torch.{value.dtype} {value.shape}".encode())

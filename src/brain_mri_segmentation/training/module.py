@@ -103,8 +103,9 @@ class SegmentationModule(lightning.LightningModule):
         Where an average of weights is validated, its callback has put it in place before.
         """
         self._counts[:] = 0
-        with self.trainer.precision_plugin.forward_context():
-            measure_batch_norm(self.network, self._training_images())
+        if self._settings.batch_norm_batches:
+            with self.trainer.precision_plugin.forward_context():
+                measure_batch_norm(self.network, self._training_images())
 
     def _training_images(self) -> Iterator[torch.Tensor]:
         batches = self.trainer.datamodule.measuring_dataloader()  # type: ignore[attr-defined]
