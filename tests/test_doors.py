@@ -1,5 +1,6 @@
 """One mask from every door, whatever the format."""
 
+import dataclasses
 import gzip
 import io
 import json
@@ -57,9 +58,10 @@ def model(model_path, tmp_path_factory):
     probability = np.sort(model.predict(PICTURES).probability, axis=None)
     middle = probability[2 * probability.size // 5 : 3 * probability.size // 5]
     widest = int(np.diff(middle).argmax())  # so far from any pixel that rounding does not matter
-    model.checkpoint.preprocessing["threshold"] = float(middle[widest : widest + 2].mean())
+    threshold = float(middle[widest : widest + 2].mean())
+    preprocessing = model.checkpoint.preprocessing | {"threshold": threshold}
     path = tmp_path_factory.mktemp("half") / "best.ckpt"
-    model.checkpoint.save(path)
+    dataclasses.replace(model.checkpoint, preprocessing=preprocessing).save(path)
     return path
 
 
