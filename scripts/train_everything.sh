@@ -3,7 +3,7 @@
 # folds of both U-Nets and the model from all patients. Meant for one large GPU; interrupted, the same command goes on.
 #
 #   scripts/train_everything.sh [ENVIRONMENT [PARAMETERS]]
-#   scripts/train_everything.sh gpu raw_path=kaggle_3m,split_manifest=split.csv,evaluation.split=val
+#   scripts/train_everything.sh gpu raw_path=kaggle_3m,evaluation.split=val
 #   scripts/train_everything.sh demo training.epochs=2   # on the phantoms of `make demo`
 #
 # Your parameters are put last, and win: training.epochs is then that of the SegFormer, too.

@@ -94,7 +94,7 @@ def segment(
     ] = None,
     study: Annotated[str | None, typer.Option(help="The study there.", metavar="UID")] = None,
     store: Annotated[
-        bool, typer.Option("--store", help="Store the DICOM SEG in that PACS.")
+        bool, typer.Option("--store", help="Store the DICOM SEG in that PACS, one for research.")
     ] = False,
     model: Model = str(SHIPPED_MODEL),
     device: Device = "auto",

@@ -235,7 +235,7 @@ class EvaluationParameters(Parameters):
 
 
 class GateParameters(Parameters):
-    """What the main model must show before it is published."""
+    """What a model must show before it is published."""
 
     minimum_difference: float = Field(ge=-1, le=1)
     """Mean Dice must be higher than the baseline's by more than this, at the lower end of the

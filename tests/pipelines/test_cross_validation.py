@@ -49,7 +49,7 @@ def catalog(pipeline, parameter_values, tmp_path_factory):
     data = {f"params:{name}": value for name, value in parameters}
     data["data_fingerprint"] = {"split": "abc", "data": "def"}
     random = np.random.default_rng(0)
-    for split, sites in zip(SPLITS, (["CS", "DU", "CS", "DU"], ["CS"], ["DU"]), strict=True):
+    for split, sites in zip(SPLITS, (["CS", "DU", "CS", "DU"], ["CS", "DU"], ["CS"]), strict=True):
         data[f"{split}_images"], data[f"{split}_masks"] = {}, {}
         for n, site in enumerate(sites):
             for number in range(1, 5):
@@ -75,11 +75,12 @@ def catalog(pipeline, parameter_values, tmp_path_factory):
     return catalog
 
 
-def test_every_patient_of_every_partition_is_scored_by_a_model_that_never_saw_it(catalog):
+def test_every_patient_of_train_and_val_is_scored_by_a_model_that_never_saw_it(catalog):
     assignment = catalog.load("fold_assignment")
     scores = catalog.load("out_of_fold.patient_scores")
     assert scores["patient"].tolist() == assignment["patient"].tolist()
     assert len(scores) == 6
+    assert not scores["patient"].str.contains("test").any()
     for patient, fold in zip(scores["patient"], scores["fold"], strict=True):
         seen = catalog.load(f"fold_{fold}.checkpoint").metadata
         assert patient not in seen["train_patients"]
@@ -143,9 +144,10 @@ def test_folds_are_the_nodes_of_training_and_evaluation(pipeline):
     assert "fold_4.train_model" not in names
 
 
-def test_the_final_model_learns_from_all_and_carries_the_scores_of_the_folds(catalog):
+def test_the_final_model_learns_from_train_and_val_and_carries_the_scores_of_the_folds(catalog):
     model, report = catalog.load("checkpoint"), catalog.load("metrics")
     assert len(model.metadata["train_patients"]) == 6
+    assert not any("test" in patient for patient in model.metadata["train_patients"])
     assert report["split"] == "out_of_fold"
     assert report["dice"] == catalog.load("out_of_fold.metrics")["dice"]
     assert report["digest"] == model.digest  # which publishing demands

@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 
+DEVELOPMENT = ("train", "val")
+"""Partitions of a cross-validation and of the final model, which never see the test patients."""
+
 SliceReader = Callable[[], np.ndarray]
 """Reads one file when called, so that a cohort never sits in memory."""
 
@@ -116,7 +119,7 @@ def patient_volumes(images: Slices) -> Iterator[Volume]:
 
 
 def join_partitions(
-    splits: Sequence[str] = SPLITS, /, **folders: Slices
+    splits: Sequence[str] = DEVELOPMENT, /, **folders: Slices
 ) -> tuple[dict[str, SliceReader], dict[str, SliceReader]]:
     """Return images and masks of several partitions, of folders named ``<split>_<kind>``."""
     images, masks = (

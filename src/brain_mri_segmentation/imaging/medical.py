@@ -169,6 +169,7 @@ def write_nifti(voxels: np.ndarray, geometry: Geometry | None) -> bytes:
     else:
         image = nibabel.Nifti1Image(geometry.to_source(voxels), geometry.affine)
         image.header.set_xyzt_units("mm")
+    image.header["descrip"] = "By a model, not checked. Research use only."
     # Level 1 and no time of day: quick, and the same voxels give the same bytes.
     return gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
-from brain_mri_segmentation import __version__
+from brain_mri_segmentation import DISCLAIMER, __version__
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.imaging.dicom_seg import write_seg
 from brain_mri_segmentation.imaging.medical import write_nifti
@@ -262,6 +262,7 @@ def _write(
     for row in rows:
         row["review"] = row["review"] or ""
     record: Record = {
+        "research_use_only": DISCLAIMER,
         "digest": digest,
         "files": written,
         **prediction.in_sum(),

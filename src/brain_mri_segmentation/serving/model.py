@@ -6,6 +6,7 @@ from pathlib import Path
 from kedro.config import OmegaConfigLoader
 from kedro.io import DataCatalog
 
+from brain_mri_segmentation import DISCLAIMER
 from brain_mri_segmentation.datasets import is_registered, is_remote, load_checkpoint
 from brain_mri_segmentation.errors import InputError, find_input_error
 from brain_mri_segmentation.inference.predictor import Predictor, best_device
@@ -27,6 +28,7 @@ def card_of(predictor: Predictor) -> dict[str, object]:
     """Return a model's card: name, version, image size, Dice on others."""
     checkpoint = predictor.checkpoint
     return {
+        "research_use_only": DISCLAIMER,
         "model_name": checkpoint.model_name,
         "model_version": checkpoint.digest,
         "image_size": predictor.preprocessing.image_size,

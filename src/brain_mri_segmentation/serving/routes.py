@@ -200,8 +200,7 @@ async def health() -> dict[str, str]:
 )
 async def ready(request: Request) -> dict[str, object]:
     """Answer with the model's card."""
-    card = card_of(request.app.state.service.predictor)
-    return {"status": "ready", "research_use_only": DISCLAIMER} | card
+    return {"status": "ready"} | card_of(request.app.state.service.predictor)
 
 
 async def _answer(

@@ -5,6 +5,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from brain_mri_segmentation import DISCLAIMER
+
 
 class Answer(BaseModel):
     """A JSON object with these fields and no others."""
@@ -15,6 +17,7 @@ class Answer(BaseModel):
 class ModelCard(Answer):
     """Which model answered."""
 
+    research_use_only: str = Field(examples=[DISCLAIMER])
     model_name: str = Field(examples=["unet"])
     model_version: str = Field(
         description="Digest of its weights and preprocessing.", examples=["00cfa24f1ac9b7d2"]
@@ -33,7 +36,6 @@ class Ready(ModelCard):
     """The model's card, once it can be used."""
 
     status: Literal["ready"]
-    research_use_only: str
 
 
 class Health(Answer):
@@ -94,7 +96,8 @@ class VolumeAnswer(ModelCard):
     tumour_fraction: float = Field(ge=0, le=1)
     tumour_ml: float | None
     tumour_ml_low: float | None = Field(
-        description="Lower end of the 90 % interval of the true volume; null: not known.",
+        description="Lower end of the 90 % interval of the volume that a person would outline; "
+        "null: not known.",
         examples=[0.7],
     )
     tumour_ml_high: float | None = Field(description="Its upper end.", examples=[2.0])

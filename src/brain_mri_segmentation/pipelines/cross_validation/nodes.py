@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def assign_folds(folds: int, seed: int, **partitions: Slices) -> pd.DataFrame:
-    """Deal the patients of all partitions out to folds, those of each site evenly."""
+    """Deal the patients of train and val out to folds, those of each site evenly."""
     return splits.assign_folds(sorted(_patients(partitions)), folds, seed)
 
 

@@ -1,8 +1,8 @@
 from kedro.pipeline import Node, Pipeline
 
 from brain_mri_segmentation.pipelines import (
+    DEVELOPMENT_FOLDERS,
     FOLDS,
-    SPLIT_FOLDERS,
     evaluation,
     in_namespace,
     training,
@@ -20,22 +20,23 @@ _OF_A_FOLD = [f"{part}_{kind}" for part in ("train", "evaluation") for kind in _
 
 
 def create_pipeline(**kwargs: object) -> Pipeline:
-    """Split folders -> folds -> training and evaluation of each -> one report over all patients.
+    """Train and val -> folds -> training and evaluation of each -> one report over all patients.
 
-    No fold has a validation: all its other patients train to the end of the schedule, as all
-    patients do in the pipeline ``final``.
+    No fold has a validation: all its other patients train to the end of the schedule, as all do in
+    the pipeline ``final``. The test patients take no part in either.
     """
     numbers = range(1, FOLDS.get() + 1)
     deal = [
         Node(
             assign_folds,
-            inputs={"folds": "params:folds", "seed": "params:seed"} | SPLIT_FOLDERS,
+            inputs={"folds": "params:folds", "seed": "params:seed"} | DEVELOPMENT_FOLDERS,
             outputs="fold_assignment",
             name="assign_folds",
         ),
         Node(
             select_folds,
-            inputs={"fold_assignment": "fold_assignment", "folds": "params:folds"} | SPLIT_FOLDERS,
+            inputs={"fold_assignment": "fold_assignment", "folds": "params:folds"}
+            | DEVELOPMENT_FOLDERS,
             outputs={name: name for n in numbers for name in _named(f"fold_{n}", _OF_A_FOLD)},
             name="select_folds",
         ),

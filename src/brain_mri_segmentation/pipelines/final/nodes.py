@@ -1,4 +1,4 @@
-"""From all patients to one model, for which the folds of a cross-validation speak."""
+"""From train and val to one model, for which the folds of a cross-validation speak."""
 
 import dataclasses
 

@@ -2,8 +2,8 @@ from kedro.pipeline import Node, Pipeline
 
 from brain_mri_segmentation.cohort.index import join_partitions
 from brain_mri_segmentation.pipelines import (
+    DEVELOPMENT_FOLDERS,
     FOLDS,
-    SPLIT_FOLDERS,
     evaluation,
     in_namespace,
     training,
@@ -14,10 +14,10 @@ _SCORES = ["slice_scores", "patient_scores", "site_scores"]
 
 
 def create_pipeline(**kwargs: object) -> Pipeline:
-    """All patients -> the model to publish, with the scores of the cross-validation before it."""
+    """Train and val together -> the model to publish, with the scores of the folds before it."""
     join = Node(
         join_partitions,
-        inputs=SPLIT_FOLDERS,
+        inputs=DEVELOPMENT_FOLDERS,
         outputs=["final.train_images", "final.train_masks"],
         name="join_partitions",
     )

@@ -8,7 +8,7 @@ import pandas as pd
 from huggingface_hub import HfApi
 from matplotlib.figure import Figure
 
-from brain_mri_segmentation.cohort.index import SPLITS, Slices, join_partitions
+from brain_mri_segmentation.cohort.index import DEVELOPMENT, Slices, join_partitions
 from brain_mri_segmentation.datasets import Release
 from brain_mri_segmentation.evaluation import plots
 from brain_mri_segmentation.evaluation.metrics import OUT_OF_FOLD, Report
@@ -73,7 +73,7 @@ def quantise_model(
     """Add a copy in 8 bits, if it is wanted and loses hardly any Dice."""
     if not parameters.int8:
         return checkpoint, {}
-    splits = SPLITS if report["split"] == OUT_OF_FOLD else (report["split"],)
+    splits = DEVELOPMENT if report["split"] == OUT_OF_FOLD else (report["split"],)
     images, masks = join_partitions(splits, **folders)
     quantised = quantise(checkpoint, folders["train_images"])
     proof = prove(quantised, images, masks, report["split"])

@@ -87,7 +87,7 @@ async function segment(files, tries = 5) {
   if (!answer.ok) {
     const { detail } = await answer.json().catch(() => ({ detail: `the server answered ${answer.status}.` }));
     if (files[0].kind === "picture" && files.length > 1 && /^File [0-9]+ of/.test(detail)) {  // one bad slice must not hide the others
-      refuse(`${name} and ${files.length - 1} more`, `segmented one by one, without what a volume tells. ${detail}`);
+      refuse(`${name} and ${files.length - 1} more`, `segmented one by one, without the context of the volume. ${detail}`);
       for (const item of files) await segment([item]);
     } else refuse(name, detail);
     return;
@@ -258,7 +258,7 @@ function show(index) {
 
 function amount({ tumour_ml, tumour_ml_low, tumour_ml_high, tumour_pixels }) {
   if (tumour_ml == null) return `tumour of ${tumour_pixels} pixels (pictures do not say how large they are)`;
-  return `tumour of ${tumour_ml.toFixed(2)} ml` + (tumour_ml_low == null ? "" : ` (with 90 % between ${tumour_ml_low.toFixed(2)} and ${tumour_ml_high.toFixed(2)} ml)`);
+  return `tumour of ${tumour_ml.toFixed(2)} ml` + (tumour_ml_low == null ? "" : ` (90 % interval: ${tumour_ml_low.toFixed(2)} to ${tumour_ml_high.toFixed(2)} ml)`);
 }
 
 function plot() {
