@@ -3,14 +3,17 @@
 The serving image itself is built, started and used by `make image`.
 """
 
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
+from fastapi.testclient import TestClient
 
 from brain_mri_segmentation.parameters import ServingParameters
-from brain_mri_segmentation.serving.app import _MOST_UPLOADS
+from brain_mri_segmentation.serving.app import _MOST_UPLOADS, Service, build_app
 from brain_mri_segmentation.serving.server import GRACE
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -54,6 +57,31 @@ def test_prometheus_asks_the_service(services):
 
 def test_the_service_ends_by_itself_before_it_is_killed(services):
     assert int(services["api"]["stop_grace_period"].removesuffix("s")) > GRACE
+
+
+def test_the_service_starts_with_the_environment_of_compose(services, monkeypatch):
+    for name, value in services["api"]["environment"].items():
+        monkeypatch.setenv(name, re.sub(r"\$\{\w+:-(.*?)\}", r"\1", value))
+    app = build_app(Service(ServingParameters(), None))
+    with TestClient(app, "http://api:8000") as client:
+        assert client.get("/auth/").json() == {"enabled": False}
+        assert client.get("/datastore/").status_code == 200  # which a key would guard
+
+
+def test_the_proxy_does_not_open_a_service_without_a_key(services, tmp_path):
+    (tmp_path / "nginx").write_text("#!/bin/sh\necho started $*\n")
+    (tmp_path / "nginx").chmod(0o755)
+    command = [word.replace("$$", "$") for word in services["proxy"]["command"]]
+
+    def start(key):
+        variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SERVING_API_KEY": key}
+        return subprocess.run(command, env=variables, capture_output=True, text=True)
+
+    assert start("a key").stdout == "started -g daemon off;\n"
+    refused = start("")
+    assert refused.returncode != 0
+    assert "others need a key" in refused.stderr
+    assert refused.stdout == ""
 
 
 def test_the_pacs_without_a_password_is_open_to_this_machine_alone(services):

@@ -22,7 +22,7 @@ HOSTS_VARIABLE = "SERVING_ALLOWED_HOSTS"
 may. Others are refused, since any web page could give this machine a name of its own."""
 KEY_VARIABLE = "SERVING_API_KEY"
 """What the header X-API-Key of a request must hold, or the token of Authorization: Bearer;
-SERVING_API_KEY_FILE names a file with it."""
+SERVING_API_KEY_FILE names a file with it. Empty, it asks for none."""
 
 _GUARDED = ("/segment", "/infer", "/session", "/datastore", "/auth/token/valid")
 _SHORTEST_KEY = 16
@@ -177,7 +177,7 @@ class UploadLimit:
 def _read_key() -> bytes | None:
     try:
         path = os.environ.get(f"{KEY_VARIABLE}_FILE")
-        key = Path(path).read_text() if path else os.environ.get(KEY_VARIABLE)
+        key = Path(path).read_text() if path else os.environ.get(KEY_VARIABLE) or None
     except (OSError, UnicodeError) as error:
         raise InputError(f"The API key cannot be read ({KEY_VARIABLE}_FILE): {error}") from error
     if key is None:
