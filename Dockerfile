@@ -108,8 +108,8 @@ COPY --from=training-packages /opt/venv /opt/venv
 COPY pyproject.toml .telemetry ./
 COPY conf conf
 COPY src src
-# Data and runs (mlflow.db, mlruns) are written here.
-RUN mkdir data && chown app:app . data
+# Data and runs (mlflow.db, mlruns) are written here; by compose's MLflow server, mlartifacts.
+RUN mkdir data mlartifacts && chown app:app . data mlartifacts
 USER app
 ENTRYPOINT ["kedro"]
 CMD ["run"]

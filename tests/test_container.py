@@ -84,6 +84,18 @@ def test_the_proxy_does_not_open_a_service_without_a_key(services, tmp_path):
     assert refused.stdout == ""
 
 
+def test_our_own_images_may_write_to_their_volumes(services):
+    for service in services.values():
+        for volume in service.get("volumes", []) if "build" in service else []:
+            source, place, *_ = volume.split(":")
+            if source.startswith("."):
+                continue
+            folder = place.removeprefix("/app/")
+            # The engine gives a new volume the owner of the folder of the image, or root.
+            owned = rf"(?m)(--owner app|chown app:app)( \S+)* {folder}( |$)"
+            assert re.search(owned, DOCKERFILE), place
+
+
 def test_the_pacs_without_a_password_is_open_to_this_machine_alone(services):
     settings = (PROJECT / "conf/orthanc.json").read_text()
     (port,) = re.findall(r'"HttpPort": (\d+)', settings)
