@@ -159,6 +159,17 @@ def test_a_series_of_a_study_is_named_by_its_number(model_path, tmp_path):
     assert "numbers of series" in run(*arguments, "--flair", place, code=2).stderr
 
 
+def test_folders_named_by_a_uid_keep_their_whole_name(model_path, tmp_path):
+    voxels, out = phantom(4, 64)[0].transpose(2, 1, 0, 3)[..., 1], tmp_path / "out"
+    for name in ("1.2.840.7.1", "1.2.840.7.2"):
+        (tmp_path / name).mkdir()
+        for n, content in enumerate(dicom_series(voxels, FOUR_MM, study(name))):
+            (tmp_path / name / f"{n}.dcm").write_bytes(content)
+        run("segment", tmp_path / name, "--flair", 1, "-o", out, "--model", model_path)
+    names = {path.name for path in (out / "masks").iterdir()}
+    assert names == {f"1.2.840.7.{n}{ending}" for n in (1, 2) for ending in (".dcm", ".nii.gz")}
+
+
 @pytest.mark.slow
 def test_a_study_of_a_pacs_is_segmented_and_stored_once(model_path, tmp_path):
     orthanc = Orthanc(tmp_path)

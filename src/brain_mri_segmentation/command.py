@@ -149,7 +149,8 @@ def segment(
             volumes = find_volumes(*map(Folder.at, paths), leave_out=target)
         else:
             place = Path(name or "volume").absolute()
-            head = read_sequences(files, without_ending(place.name), series=series)
+            title = place.name if place.is_dir() else without_ending(place.name)  # 1.2.840 has none
+            head = read_sequences(files, title, series=series)
         predictor = load_model(model, "cpu" if ray else best_device(device), engine)
     except InputError as error:
         _fail(error, code=2)

@@ -5,6 +5,7 @@ import pytest
 from bad_inputs import DOCUMENTED, FILES
 from pictures import encode, tiff, zipped
 from PIL import Image
+from scans import axial_affine, dicom_series, nifti, study
 
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.imaging.readers import (
@@ -12,6 +13,7 @@ from brain_mri_segmentation.imaging.readers import (
     Unreadable,
     find_volumes,
     read_files,
+    read_sequences,
     read_slice,
     read_volume,
 )
@@ -168,6 +170,25 @@ def test_stacks_and_zips_between_slices_are_volumes_of_their_own():
     assert np.array_equal(volumes[1].slices, IN_ORDER)
     assert np.array_equal(volumes[2].slices, np.stack([RGB, RGB]))
     assert len({volume.digest for volume in volumes}) == 3
+
+
+def test_the_digest_says_what_each_sequence_was_taken_from(tmp_path):
+    affine = axial_affine((64, 64, 2), (4.0, 4.0, 4.0))
+    (tmp_path / "study").mkdir()
+    for number in (3, 5):
+        voxels = np.full((64, 64, 2), number, np.int16)
+        (tmp_path / f"{number}.nii").write_bytes(nifti(voxels, affine))
+        for n, content in enumerate(dicom_series(voxels, affine, study(), number)):
+            (tmp_path / f"study/{number}_{n}.dcm").write_bytes(content)
+    wrong = {"FLAIR": 3, "post-contrast": 5}
+    corrected = {"pre-contrast": 3, "FLAIR": 5}
+    digests = []
+    for numbers in (wrong, corrected):
+        files = {sequence: tmp_path / f"{number}.nii" for sequence, number in numbers.items()}
+        same_folder = dict.fromkeys(numbers, tmp_path / "study")
+        digests += [read_sequences(files).digest]
+        digests += [read_sequences(same_folder, series=numbers).digest]
+    assert len(set(digests)) == 4
 
 
 def readers(**files):

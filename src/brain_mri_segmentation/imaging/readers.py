@@ -142,7 +142,7 @@ def read_sequences(
         try:
             files = _members(sequence, source) if isinstance(source, bytes) else _find(Path(source))
             number = (series or {}).get(sequence)
-            members += [*files, (f"series {number}", b"")]
+            members += [(f"{sequence}: series {number}", b""), *files]
             scans[sequence] = _read_scan(files, sequence, number)
         except InputError as error:
             raise type(error)(f"{sequence}: {error}") from error
