@@ -58,7 +58,9 @@ def phantom_folder(tmp_path_factory) -> Path:
 class SyntheticSlices:
     """Images with a bright square as tumour, and their masks, as readers by slice name."""
 
-    def __init__(self, patients: int, slices: int, size: int = 32, tumour: bool = True) -> None:
+    def __init__(
+        self, patients: int, slices: int, size: int = 32, tumour: bool = True, letter: str = "P"
+    ) -> None:
         random = np.random.default_rng(0)
         self.images, self.masks = {}, {}
         for patient in range(patients):
@@ -69,7 +71,7 @@ class SyntheticSlices:
                     row, column = random.integers(0, size // 2, 2)
                     mask[row : row + size // 3, column : column + size // 3] = 255
                     image[mask > 0] += 120
-                name = f"P{patient}_{number}"
+                name = f"{letter}{patient}_{number}"
                 self.images[name] = lambda image=image: image
                 self.masks[name] = lambda mask=mask: mask
 

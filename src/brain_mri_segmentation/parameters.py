@@ -159,7 +159,8 @@ class TrainingParameters(Parameters):
     lr: Rate | dict[str, Rate]
     """Highest learning rate of the one-cycle schedule, one for each architecture or one number."""
     encoder_lr_ratio: float = Field(gt=0, le=1)
-    """Learning rate of an encoder that may be pretrained, as a share of ``lr``."""
+    """Learning rate of the encoder of ``unet_efficientnet``, where its weights are pretrained, as a
+    share of ``lr``."""
     weight_decay: float = Field(ge=0, le=1)
     """AdamW's decoupled weight decay of matrices and convolutions; norms and biases have none."""
     gradient_clip: float = Field(gt=0)
@@ -171,7 +172,7 @@ class TrainingParameters(Parameters):
     oversample_foreground: float | None = Field(gt=0, le=1)
     """Share of slices with tumour in an epoch: all of them and as many others as that leaves
     room for, drawn anew each epoch. ``null`` takes every slice once."""
-    crop_size: int | None = Field(ge=32, multiple_of=32)
+    crop_size: int | None = Field(ge=64, multiple_of=32)
     """Training sees random crops of this many pixels; ``null`` trains on whole slices."""
     initial_weights: str | None
     """Checkpoint or exported model of the same architecture to start from, such as to go on with

@@ -1,5 +1,7 @@
 """Three folds of a small cohort, on a catalog in memory."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,13 +9,19 @@ from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 
 from brain_mri_segmentation.cohort.index import SPLITS
+from brain_mri_segmentation.cohort.split import fingerprint
 from brain_mri_segmentation.cohort.statistics import measure_slices
 from brain_mri_segmentation.datasets import SliceFolderDataset
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.evaluation.metrics import dice, report
 from brain_mri_segmentation.parameters import check_parameters
 from brain_mri_segmentation.pipelines import FOLDS, cross_validation, final
-from brain_mri_segmentation.pipelines.cross_validation.nodes import join_folds, select_folds
+from brain_mri_segmentation.pipelines.cross_validation.nodes import (
+    join_folds,
+    select_folds,
+    summarise_folds,
+)
+from brain_mri_segmentation.training.resume import check_same_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -48,6 +56,7 @@ def catalog(pipeline, parameter_values, tmp_path_factory):
     )
     data = {f"params:{name}": value for name, value in parameters}
     data["data_fingerprint"] = {"split": "abc", "data": "def"}
+    data["data_fingerprint"] |= {split: {"data": f"of {split}"} for split in SPLITS}
     random = np.random.default_rng(0)
     for split, sites in zip(SPLITS, (["CS", "DU", "CS", "DU"], ["CS", "DU"], ["CS"]), strict=True):
         data[f"{split}_images"], data[f"{split}_masks"] = {}, {}
@@ -95,6 +104,7 @@ def test_the_report_is_over_all_patients(catalog):
     counts = scores[["true_positive", "false_positive", "false_negative", "true_negative"]]
     assert report["dice"] == pytest.approx(np.nanmean(dice(counts.to_numpy())))
     assert set(report["dice_by_fold"]) == {"1", "2", "3"}
+    assert report["fingerprint"]["data"] == fingerprint("of train", "of val")  # without test
     low, high = report["intervals_95"]["dice"]
     assert low <= report["dice"] <= high
     assert report["single_slices"]["intervals_95"].keys() == report["intervals_95"].keys()
@@ -133,8 +143,40 @@ def test_a_patient_that_came_later_is_refused(catalog):
     assignment = catalog.load("fold_assignment")
     folders = {f"{split}_{kind}": {} for split in SPLITS for kind in ("images", "masks")}
     folders["train_images"] = {"TCGA_CS_new_2000_1": None}
+    folders["train_images"] |= dict.fromkeys(f"{name}_1" for name in assignment["patient"])
     with pytest.raises(InputError, match="1 patient.*TCGA_CS_new_2000, are in no fold"):
         select_folds(assignment, 3, **folders)
+    del folders["train_images"]["TCGA_CS_new_2000_1"]
+    select_folds(assignment, 3, **folders)
+    folders["train_images"].popitem()  # is test now, or gone
+    with pytest.raises(InputError, match="1 patient.*or in one and no longer in train or val"):
+        select_folds(assignment, 3, **folders)
+
+
+def test_a_fold_without_tumour_has_no_dice_and_spoils_no_report(catalog):
+    names = ["slice_scores", "patient_scores"]
+    slices, patients = (catalog.load(f"out_of_fold.{name}") for name in names)
+    singles = {f"fold_{n}": catalog.load(f"fold_{n}.single_slice_scores") for n in (1, 2, 3)}
+    arguments = [catalog.load(name) for name in ("fold_assignment", "data_fingerprint")]
+    patients = patients.assign(dice=patients["dice"].where(patients["fold"] != 2))
+    report, tracked = summarise_folds(
+        slices, patients, *arguments, "unet", catalog.load("params:evaluation"), 0, **singles
+    )
+    assert set(report["dice_by_fold"]) == {"1", "3"}
+    assert "out_of_fold/dice_of_fold_1" in tracked
+    assert "out_of_fold/dice_of_fold_2" not in tracked
+
+
+def test_a_final_model_of_another_recipe_than_the_folds_is_refused(catalog):
+    model = catalog.load("final.checkpoint")
+    fold = catalog.load("fold_1.checkpoint")
+    check_same_recipe(model, fold)
+    longer = {"training": model.metadata["training"] | {"epochs": 9, "patience": 99}}
+    with pytest.raises(InputError, match=r"another recipe.*\n  training.epochs: 2 there, 9 now\n"):
+        check_same_recipe(dataclasses.replace(model, metadata=model.metadata | longer), fold)
+    other = {"fingerprint": model.metadata["fingerprint"] | {"data": "other"}}
+    with pytest.raises(InputError, match=r"fingerprint.data: def there, other now"):
+        check_same_recipe(dataclasses.replace(model, metadata=model.metadata | other), fold)
 
 
 def test_folds_are_the_nodes_of_training_and_evaluation(pipeline):

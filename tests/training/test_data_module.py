@@ -85,3 +85,6 @@ def test_validation_without_tumour_is_refused(synthetic_slices, preprocessing, p
     )
     with pytest.raises(InputError, match=r"val partition holds 2 slice\(s\) and no tumour"):
         SliceDataModule(sound, empty, parameters.training, seed=0)
+    nothing = SliceDataset({}, {}, preprocessing)  # is no reason to validate on the training slices
+    with pytest.raises(InputError, match=r"val partition holds 0 slice\(s\) and no tumour"):
+        SliceDataModule(sound, nothing, parameters.training, seed=0)

@@ -20,11 +20,10 @@ def teacher(parameters):
     return Checkpoint("unet", network.config, rules, as_arrays(network.state_dict()), patients)
 
 
-def test_a_teacher_gives_its_calibrated_probability(teacher, parameters, tmp_path):
-    teacher.save(tmp_path / "teacher.ckpt")
+def test_a_teacher_gives_its_calibrated_probability(teacher, parameters):
     rules = parameters.preprocessing.model_copy(update={"image_size": 32, "context": 1})
     patients = ["P0", "P1", "P2", "P3"], ["P4"]
-    probability = load_teacher(tmp_path / "teacher.ckpt", rules, *patients)
+    probability = load_teacher(teacher, rules, *patients)
     image = torch.randn(2, 9, 32, 32)
     expected = (teacher.build()(image) / 2).softmax(dim=1)[:, 1]
     torch.testing.assert_close(probability(image), expected)
@@ -39,27 +38,22 @@ def test_a_teacher_gives_its_calibrated_probability(teacher, parameters, tmp_pat
         (["P0", "P1", "P2", "P3"], ["P5"], "P4"),  # selected by one that is test, perhaps
     ],
 )
-def test_a_teacher_that_knows_other_patients_is_refused(
-    teacher, parameters, tmp_path, train, val, stranger
-):
-    teacher.save(tmp_path / "teacher.ckpt")
+def test_a_teacher_that_knows_other_patients_is_refused(teacher, parameters, train, val, stranger):
     rules = parameters.preprocessing.model_copy(update={"image_size": 32, "context": 1})
     with pytest.raises(InputError, match=f"do not train this model, such as {stranger}"):
-        load_teacher(tmp_path / "teacher.ckpt", rules, train, val)
+        load_teacher(teacher, rules, train, val)
 
 
-def test_a_teacher_whose_patients_nobody_knows_is_refused(teacher, parameters, tmp_path):
-    dataclasses.replace(teacher, metadata={}).save(tmp_path / "teacher.ckpt")
+def test_a_teacher_whose_patients_nobody_knows_is_refused(teacher, parameters):
     rules = parameters.preprocessing.model_copy(update={"image_size": 32, "context": 1})
     with pytest.raises(InputError, match="it does not say which"):
-        load_teacher(tmp_path / "teacher.ckpt", rules, ["P0"], [])
+        load_teacher(dataclasses.replace(teacher, metadata={}), rules, ["P0"], [])
 
 
-def test_a_teacher_that_sees_other_slices_is_refused(teacher, parameters, tmp_path):
-    teacher.save(tmp_path / "teacher.ckpt")
+def test_a_teacher_that_sees_other_slices_is_refused(teacher, parameters):
     rules = parameters.preprocessing.model_copy(update={"image_size": 32, "context": 0})
     with pytest.raises(InputError, match=r"preprocessing.context=1, and the\s+student has 0"):
-        load_teacher(tmp_path / "teacher.ckpt", rules, ["P0"], [])
+        load_teacher(teacher, rules, ["P0"], [])
 
 
 def test_half_of_each_target_is_the_teacher_s(parameters):
@@ -93,5 +87,12 @@ def test_a_student_of_another_size_learns_from_it(teacher, parameters, synthetic
     slices = [Partition(p.images, p.masks) for p in partitions]
     student, _ = fit_model(config, *slices, tmp_path / "workspace")
     assert student.model_config["channels"] == [2, 4]
+
+    # Another teacher under the same name makes another training of it.
+    weights = {name: value + 1 for name, value in known.weights.items()}
+    dataclasses.replace(known, weights=weights).save(tmp_path / "teacher.ckpt")
+    resumed = config.training.model_copy(update={"resume": "auto"})
+    with pytest.raises(InputError, match=r"another one:\n  teacher: \w+ there, \w+ now"):
+        fit_model(dataclasses.replace(config, training=resumed), *slices, tmp_path / "workspace")
     assert student.weights.keys() == student.build().state_dict().keys()  # the student's alone
     assert isinstance(student.metadata["training"]["teacher"], str)

@@ -274,6 +274,17 @@ def test_another_training_is_refused_by_name(finished, changes, named):
     assert (workspace / "last.ckpt").read_bytes() == before
 
 
+def test_a_job_that_is_started_again_goes_on_with_its_own_training_alone(finished, monkeypatch):
+    expected, workspace = finished
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun's, and it is the job that was
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert_equal_to(expected, train(workspace, epochs=2))
+    assert not (workspace / "previous.ckpt").exists()
+    before = (workspace / "last.ckpt").read_bytes()
+    assert len(train(workspace, epochs=1)[1]) == 1  # what is there is of another one
+    assert (workspace / "previous.ckpt").read_bytes() == before
+
+
 def test_resuming_nothing_is_refused_and_auto_starts(tmp_path):
     with pytest.raises(InputError, match="no interrupted training at .*last.ckpt"):
         train(tmp_path, resume=True)

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import LambdaCallback
 from brain_mri_segmentation.cohort.index import patient_volumes
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.evaluation.metrics import confusion_counts, dice
-from brain_mri_segmentation.inference.predictor import Predictor
+from brain_mri_segmentation.inference.predictor import Predictor, check_unseen
 from brain_mri_segmentation.models import create_model
 from brain_mri_segmentation.training import Partition, TrainingConfig, fit_model
 from brain_mri_segmentation.training.callbacks import MovingAverage
@@ -43,7 +43,9 @@ def recipe(parameters, **changes):
 
 @pytest.fixture
 def partitions(synthetic_slices):
-    train, val = synthetic_slices(patients=4, slices=6), synthetic_slices(patients=2, slices=4)
+    train, val = (
+        synthetic_slices(*of, letter=letter) for *of, letter in ((4, 6, "P"), (2, 4, "V"))
+    )
     return Partition(train.images, train.masks), Partition(val.images, val.masks)
 
 
@@ -56,7 +58,7 @@ def test_training_learns_and_returns_the_best_epoch(parameters, partitions, tmp_
     assert checkpoint.metadata["epoch"] == best["epoch"]
     assert checkpoint.metadata["scores"]["val/dice"] == best["val/dice"]
     assert checkpoint.metadata["train_patients"] == ["P0", "P1", "P2", "P3"]
-    assert checkpoint.metadata["val_patients"] == ["P0", "P1"]
+    assert checkpoint.metadata["val_patients"] == ["V0", "V1"]
     assert checkpoint.metadata["fingerprint"] == {"data": "abc"}
     assert "Epoch 3/3: train/loss" in caplog.text
     assert "left" in caplog.text
@@ -188,6 +190,45 @@ def test_training_goes_on_from_given_weights(parameters, partitions, tmp_path):
     segformer = dataclasses.replace(recipe(parameters, **start), model_name="segformer")
     with pytest.raises(InputError, match="holds a unet, but model=segformer"):
         fit_model(segformer, *partitions, tmp_path / "other")
+
+
+def test_patients_that_given_weights_have_seen_are_not_forgotten(parameters, partitions, tmp_path):
+    start, _ = fit_model(recipe(parameters, epochs=1), *partitions, tmp_path / "before")
+    known = {"train_patients": ["P1", "S1"], "val_patients": ["S2", "V0"]}
+    dataclasses.replace(start, metadata=known).save(tmp_path / "before.ckpt")
+    going_on = recipe(parameters, epochs=1, initial_weights=str(tmp_path / "before.ckpt"))
+    checkpoint, _ = fit_model(going_on, *partitions, tmp_path / "after")
+    assert checkpoint.metadata["train_patients"] == ["P0", "P1", "P2", "P3", "S1", "S2"]
+    assert checkpoint.metadata["val_patients"] == ["V0", "V1"]
+    with pytest.raises(InputError, match="1 of the patients to be scored, such as S1"):
+        check_unseen(checkpoint, ["S1_1", "S3_1"], "test")
+
+    resumed = going_on.training.model_copy(update={"resume": "auto", "accelerator": "cpu"})
+    (tmp_path / "before.ckpt").unlink()
+    again, _ = fit_model(
+        dataclasses.replace(going_on, training=resumed), *partitions, tmp_path / "after"
+    )
+    assert again.metadata["train_patients"] == checkpoint.metadata["train_patients"]
+
+
+def test_weights_that_were_trained_on_a_validation_patient_are_refused(
+    parameters, partitions, tmp_path
+):
+    start, _ = fit_model(recipe(parameters, epochs=1), *partitions, tmp_path / "before")
+    dataclasses.replace(start, metadata={"train_patients": ["V1"]}).save(tmp_path / "before.ckpt")
+    going_on = recipe(parameters, initial_weights=str(tmp_path / "before.ckpt"))
+    with pytest.raises(InputError, match="trained on 1 of the patients.*select.*such as V1"):
+        fit_model(going_on, *partitions, tmp_path / "after")
+
+
+def test_an_ensemble_is_not_trained(parameters, partitions, tmp_path):
+    ensemble = dataclasses.replace(
+        recipe(parameters, lr={"unet": 0.1}),
+        model_name="ensemble",
+        model_options={"checkpoints": [], "mirroring": True},
+    )
+    with pytest.raises(InputError, match="An ensemble is not trained"):
+        fit_model(ensemble, *partitions, tmp_path)
 
 
 def test_the_moving_average_warms_up():

@@ -71,7 +71,8 @@ class ResizedSlices:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - gone with the last reader
+        # Gone with the last reader; unbuffered, since what was written is read by its place.
+        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
         self.images: dict[str, SliceReader] = {}
         self.masks: dict[str, SliceReader] = {}
 
@@ -86,8 +87,9 @@ class ResizedSlices:
         return partial(self._read, start, pixels.shape)
 
     def _read(self, start: int, shape: tuple[int, ...]) -> np.ndarray:
-        self._file.seek(start)
-        return np.frombuffer(self._file.read(math.prod(shape)), np.uint8).reshape(shape)
+        # No seek: several threads may read at once.
+        pixels = os.pread(self._file.fileno(), math.prod(shape), start)
+        return np.frombuffer(pixels, np.uint8).reshape(shape)
 
 
 def index_slices(files: SliceFiles, kept: ResizedSlices | None = None) -> pd.DataFrame:

@@ -18,7 +18,7 @@ Report = Mapping[str, Any]
 """What ``metrics.json`` holds: the summary, ``model``, ``split``, ``intervals_95`` and so on."""
 
 OUT_OF_FOLD = "out_of_fold"
-"""``split`` of a report on all patients, each segmented by a model that never saw it."""
+"""``split`` of a report on train and val, each patient segmented by a model that never saw it."""
 
 COUNTS = ["true_positive", "false_positive", "false_negative", "true_negative"]
 

@@ -31,8 +31,9 @@ ALONE = Processes()
 
 
 def started_again() -> bool:
-    """Say whether torchrun has started these processes before, and one of them has failed."""
-    return _number("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT", 0) > 0
+    """Say whether torchrun or SLURM has started these processes before."""
+    names = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+    return any(int(os.environ.get(name) or 0) for name in names)
 
 
 def _number(torchrun: str, slurm: str, otherwise: int) -> int:

@@ -182,8 +182,8 @@ class SliceDataModule(lightning.LightningDataModule):
         processes: Processes = ALONE,
     ) -> None:
         super().__init__()
-        self.val_patients = val.patients if val else []
-        val = val or train
+        self.val_patients = [] if val is None else val.patients
+        val = train if val is None else val
         for name, dataset in (("train", train), ("val", val)):
             if not dataset.holds_tumour.any():
                 raise InputError(

@@ -1,7 +1,6 @@
 """Learning from a trained model as well as from masks (Hinton et al. 2015)."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 
@@ -16,28 +15,30 @@ _SEEN_ALIKE = ("image_size", "context", "lower_percentile", "upper_percentile")
 
 
 def load_teacher(
-    path: Path, preprocessing: PreprocessingParameters, train: Sequence[str], val: Sequence[str]
+    checkpoint: Checkpoint,
+    preprocessing: PreprocessingParameters,
+    train: Sequence[str],
+    val: Sequence[str],
 ) -> Teacher:
-    """Load a model of any architecture that teaches another one.
+    """Let a model of any architecture teach another one.
 
     Args:
-        path: Its checkpoint or exported folder.
+        checkpoint: The model.
         preprocessing: How slices are prepared for the student, and so for the teacher.
         train: Patients that train the student.
         val: Patients that select it.
 
     Raises:
-        InputError: There is no such model, it prepares slices in another way, or it knows patients
+        InputError: It prepares slices in another way, or it knows patients
             that the student is scored on. It may have been selected by the same patients, not
             trained on them; and it must know no others, which may be those of test.
     """
-    checkpoint = Checkpoint.load(path)
     for name in _SEEN_ALIKE:
         theirs, ours = checkpoint.preprocessing.get(name, 0), getattr(preprocessing, name)
         if theirs != ours:
             raise InputError(
-                f"training.teacher={path} was trained with preprocessing.{name}={theirs}, and the "
-                f"student has {ours}. Both see the same slices, so choose the same value."
+                f"The teacher (training.teacher) was trained with preprocessing.{name}={theirs}, "
+                f"and the student has {ours}. Both see the same slices, so choose the same value."
             )
     metadata = checkpoint.metadata
     strangers = set(metadata.get("train_patients", [])) - set(train)
@@ -45,9 +46,9 @@ def load_teacher(
     if strangers or not metadata.get("train_patients"):
         which = f"such as {min(strangers)}" if strangers else "it does not say which"
         raise InputError(
-            f"training.teacher={path} has seen patients that do not train this model, {which}, so "
-            "that no score of the student would be of unseen patients. Give a teacher that was "
-            "trained on the same split."
+            "The teacher (training.teacher) has seen patients that do not train this model, "
+            f"{which}, so that no score of the student would be of unseen patients. Give a teacher "
+            "that was trained on the same split."
         )
     network = checkpoint.build()
     temperature = float(str(checkpoint.preprocessing.get("temperature", 1)))

@@ -12,7 +12,7 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.inference.torch_engine import fastest_layout, has_bfloat16
-from brain_mri_segmentation.runtime.processes import Processes, started_again
+from brain_mri_segmentation.runtime.processes import Processes
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 _PRECISIONS: dict[str, Precision] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
@@ -39,14 +39,14 @@ def rejoin_processes(processes: Processes, accelerator: str) -> None:
     torchrun keeps one store over all starts, in which a new process would find the addresses of
     dead ones. A prefix for each start keeps them apart.
     """
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or not started_again():
+    starts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or starts == "0":
         return
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = TCPStore(address, port, is_master=False)
-    start = f"start_{os.environ['TORCHELASTIC_RESTART_COUNT']}"
     distributed.init_process_group(
         "nccl" if use_gpu(accelerator) else "gloo",
-        store=PrefixStore(start, store),
+        store=PrefixStore(f"start_{starts}", store),
         rank=processes.rank,
         world_size=processes.count,
     )

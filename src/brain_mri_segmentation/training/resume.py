@@ -5,11 +5,13 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
 from brain_mri_segmentation.errors import InputError
+from brain_mri_segmentation.models import Checkpoint
+from brain_mri_segmentation.parameters import flatten
 from brain_mri_segmentation.runtime.processes import Processes, started_again
 from brain_mri_segmentation.training.callbacks import LAST
 
@@ -60,7 +62,7 @@ def load_interrupted(
 ) -> dict[str, Any] | None:
     """Read what an interrupted training left.
 
-    Processes that torchrun or SLURM started again go on in any case, as with ``auto``.
+    Processes that torchrun or SLURM started again go on with their own training in any case.
 
     Args:
         workspace: Folder in which ``LastCheckpoint`` writes.
@@ -96,8 +98,49 @@ def load_interrupted(
             f"({type(error).__name__}). Remove it, or start afresh with --params "
             "training.resume=false"
         ) from error
-    _refuse_another(path, saved, identity)
+    changes = differences(saved, identity)
+    if changes and resume is False:  # of a training before that of the processes started again
+        if Processes.started().rank == 0:
+            _set_aside(path)
+        return None
+    if changes:
+        raise InputError(
+            f"The interrupted training at {path} is another one:{changes}\n"
+            "Give it the same parameters and data again, or start afresh with --params "
+            "training.resume=false. More epochs mean another schedule and so another training."
+        )
     return state
+
+
+def check_same_recipe(checkpoint: Checkpoint, fold: Checkpoint) -> None:
+    """Make sure that what a fold of a cross-validation is worth says something about a model.
+
+    Raises:
+        InputError: They were trained by other parameters, or on another split or other pixels.
+    """
+    recipes = [
+        flatten(
+            {
+                "model": model.model_name,
+                "models": {model.model_name: model.metadata["model_options"]},
+                "preprocessing": model.preprocessing,
+                "training": {
+                    name: value
+                    for name, value in cast(dict[str, object], model.metadata["training"]).items()
+                    if name not in RESUMABLE_CHANGES
+                },
+                "seed": model.metadata["seed"],
+                "fingerprint": model.metadata.get("fingerprint", {}),
+            }
+        )
+        for model in (fold, checkpoint)
+    ]
+    if changes := differences(*recipes):
+        raise InputError(
+            "The folds of the cross-validation are of another recipe than the final model, so that "
+            f"their scores are not its own:{changes}\n"
+            "Run both pipelines with the same parameters and data."
+        )
 
 
 def _set_aside(path: Path) -> None:
@@ -106,16 +149,11 @@ def _set_aside(path: Path) -> None:
         logger.info("Starting afresh; the training before is kept as %s", _PREVIOUS)
 
 
-def _refuse_another(path: Path, saved: dict[str, object], now: dict[str, object]) -> None:
+def differences(saved: dict[str, object], now: dict[str, object]) -> str:
+    """Say in a line each which flat names have other values in two trainings; empty for none."""
     missing = "nothing"
-    changes = [
+    return "".join(
         f"\n  {name}: {saved.get(name, missing)} there, {now.get(name, missing)} now"
         for name in sorted(saved.keys() | now.keys())
         if saved.get(name, missing) != now.get(name, missing)
-    ]
-    if changes:
-        raise InputError(
-            f"The interrupted training at {path} is another one:{''.join(changes)}\n"
-            "Give it the same parameters and data again, or start afresh with --params "
-            "training.resume=false. More epochs mean another schedule and so another training."
-        )
+    )

@@ -20,6 +20,7 @@ from brain_mri_segmentation.cohort.index import SliceReader
 from brain_mri_segmentation.cohort.split import fingerprint
 from brain_mri_segmentation.errors import InputError, StoppedError
 from brain_mri_segmentation.imaging.intensity import CHANNELS
+from brain_mri_segmentation.imaging.naming import patient_of
 from brain_mri_segmentation.models import Checkpoint, as_arrays, create_model, rebuild_model
 from brain_mri_segmentation.parameters import PreprocessingParameters, TrainingParameters, flatten
 from brain_mri_segmentation.runtime.memory import keep_freed_memory
@@ -94,7 +95,7 @@ def fit_model(
     """Train a network and return it at the epoch with the highest validation Dice.
 
     Without validation it is the network of the last epoch: for the folds of a cross-validation, and
-    for the model that learns from all patients once the folds have shown what it is worth.
+    for the final model, once the folds have shown what it is worth.
 
     Args:
         recipe: What is trained, and how.
@@ -108,21 +109,24 @@ def fit_model(
         The checkpoint, and the history with one row an epoch (see ``EpochReport.history``).
 
     Raises:
-        InputError: A partition holds no tumour, pretrained weights cannot be had, there is no
-            GPU, the teacher is refused, the network cannot be compiled, the workspace cannot be
-            written, there is no such training to go on with, it diverged, or it was told to stop
-            (SIGTERM, Ctrl-C).
+        InputError: A partition holds no tumour, pretrained weights cannot be had or know a
+            validation patient, there is no GPU, the teacher is refused, the network cannot be
+            compiled, the workspace cannot be written, there is no such training to go on with, it
+            diverged, or it was told to stop (SIGTERM, Ctrl-C).
     """
     settings = recipe.training
+    if recipe.model_name == "ensemble":
+        create_model("ensemble", recipe.model_options, CHANNELS)  # refuses, and says what to do
     check_accelerator(settings.accelerator)
     processes = Processes.started()
     rejoin_processes(processes, settings.accelerator)
     keep_freed_memory()
     lightning.seed_everything(recipe.seed, workers=True, verbose=False)
 
-    identity = _identify(recipe, train, val)
+    teacher = Checkpoint.load(Path(settings.teacher)) if settings.teacher else None
+    identity = _identify(recipe, train, val, teacher)
     interrupted = load_interrupted(workspace, settings.resume, identity)
-    network = _make_network(recipe, interrupted)
+    network, known_patients = _make_network(recipe, interrupted, val)
     layout = choose_memory_format(settings.accelerator)
     network.to(memory_format=layout)  # type: ignore[call-overload]
     data = SliceDataModule(
@@ -135,11 +139,12 @@ def fit_model(
     network.train()  # pretrained networks come in evaluation mode
     if settings.compile:
         network.compile()  # in place: weights keep their names
-    teacher = None
-    if settings.teacher is not None:
+    teach = None
+    if teacher is not None:
         patients = data.train.patients, data.val_patients
-        teacher = load_teacher(Path(settings.teacher), recipe.preprocessing, *patients)
-    if not recipe.model_options.get("pretrained"):  # an encoder of random weights is as new as all
+        teach = load_teacher(teacher, recipe.preprocessing, *patients)
+    if not (recipe.model_options.get("pretrained") or settings.initial_weights):
+        # An encoder of random weights is as new as all the rest.
         settings = settings.model_copy(update={"encoder_lr_ratio": 1.0})
     module = SegmentationModule(
         network,
@@ -149,10 +154,15 @@ def fit_model(
         recipe.preprocessing.threshold,
         recipe.seed,
         processes,
-        teacher,
+        teach,
     )
     report = EpochReport(settings.epochs, experiment, validates=val is not None)
-    last = LastCheckpoint(workspace, report, {"identity": identity, "model_config": network.config})
+    contents: dict[str, object] = {
+        "identity": identity,
+        "model_config": network.config,
+        "known_patients": known_patients,
+    }
+    last = LastCheckpoint(workspace, report, contents)
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "pytorch_lightning"):
         # EpochReport says what a user wants to know.
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -187,21 +197,28 @@ def fit_model(
             experiment.finalize(status)
 
     weights = _network_weights(last.best_weights)
-    return _make_checkpoint(recipe, network, weights, data, report), report.history
+    seen = sorted({*known_patients, *data.train.patients})
+    return _make_checkpoint(
+        recipe, network, weights, seen, data.val_patients, report
+    ), report.history
 
 
 def _dataset(part: Partition, preprocessing: PreprocessingParameters) -> SliceDataset:
     return SliceDataset(part.images, part.masks, preprocessing, part.statistics)
 
 
-def _make_network(recipe: TrainingConfig, interrupted: dict[str, Any] | None) -> nn.Module:
+def _make_network(
+    recipe: TrainingConfig, interrupted: dict[str, Any] | None, val: Partition | None
+) -> tuple[nn.Module, list[str]]:
+    """Return the network to train, and the patients that its first weights have seen."""
     if interrupted is not None:
         # What it started from need not be there any more; Lightning puts the weights of now in.
         best = _network_weights(interrupted["best_weights"])
-        return rebuild_model(recipe.model_name, interrupted["model_config"], best)
+        network = rebuild_model(recipe.model_name, interrupted["model_config"], best)
+        return network, interrupted["known_patients"]
     if (path := recipe.training.initial_weights) is None:
         channels = CHANNELS * (2 * recipe.preprocessing.context + 1)
-        return create_model(recipe.model_name, recipe.model_options, channels)
+        return create_model(recipe.model_name, recipe.model_options, channels), []
     start = Checkpoint.load(Path(path))
     if start.model_name != recipe.model_name:
         raise InputError(
@@ -215,8 +232,17 @@ def _make_network(recipe: TrainingConfig, interrupted: dict[str, Any] | None) ->
             f"training.initial_weights={path} sees {context} neighbouring slices on each side, and "
             f"preprocessing.context={wanted}. Give --params preprocessing.context={context}"
         )
+    trained, selected = (
+        set(start.metadata.get(f"{split}_patients", [])) for split in ("train", "val")
+    )
+    held_out = {patient_of(name) for name in (val.images if val else ())}
+    if known := trained & held_out:
+        raise InputError(
+            f"training.initial_weights={path} was trained on {len(known)} of the patients that are "
+            f"to select the epoch, such as {min(known)}. Start from weights of the same split."
+        )
     logger.info("Starting from the weights of %s", path)
-    return start.build()
+    return start.build(), sorted(trained | selected - held_out)
 
 
 def _make_trainer(
@@ -258,9 +284,11 @@ def _make_trainer(
     )
 
 
-def _identify(recipe: TrainingConfig, train: Partition, val: Partition | None) -> dict[str, object]:
+def _identify(
+    recipe: TrainingConfig, train: Partition, val: Partition | None, teacher: Checkpoint | None
+) -> dict[str, object]:
     """Say what a training is, by flat names: two with the same answer give the same weights."""
-    parts = {
+    parts: dict[str, object] = {
         "model": recipe.model_name,
         "models": {recipe.model_name: recipe.model_options},
         "preprocessing": recipe.preprocessing.model_dump(),
@@ -270,6 +298,8 @@ def _identify(recipe: TrainingConfig, train: Partition, val: Partition | None) -
         "train_slices": fingerprint(sorted(train.images)),
         "val_slices": fingerprint(sorted(val.images if val else [])),
     }
+    if teacher is not None:  # its file may have changed
+        parts["teacher"] = teacher.digest
     return flatten(parts | recipe.metadata)
 
 
@@ -295,7 +325,8 @@ def _make_checkpoint(
     recipe: TrainingConfig,
     network: nn.Module,
     weights: dict[str, torch.Tensor],
-    data: SliceDataModule,
+    train_patients: list[str],
+    val_patients: list[str],
     report: EpochReport,
 ) -> Checkpoint:
     best = report.best
@@ -312,8 +343,8 @@ def _make_checkpoint(
             "seed": recipe.seed,
             "code": git_commit(),
             "versions": package_versions(),
-            "train_patients": data.train.patients,
-            "val_patients": data.val_patients,
+            "train_patients": train_patients,
+            "val_patients": val_patients,
         }
         | recipe.metadata,
     )

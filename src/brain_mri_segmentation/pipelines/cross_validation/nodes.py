@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from brain_mri_segmentation.cohort import split as splits
-from brain_mri_segmentation.cohort.index import Slices, join_partitions
+from brain_mri_segmentation.cohort.index import DEVELOPMENT, Slices, join_partitions
 from brain_mri_segmentation.cohort.split import patients_of_fold
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.evaluation import metrics
@@ -29,10 +29,11 @@ def select_folds(
     fold_assignment: pd.DataFrame, folds: int, **partitions: Slices
 ) -> dict[str, Slices]:
     """Return the slices of each fold: those to score, and all others to train with."""
-    if unassigned := _patients(partitions) - set(fold_assignment["patient"]):
+    if changed := _patients(partitions) ^ set(fold_assignment["patient"]):
         raise InputError(
-            f"{len(unassigned)} patient(s), such as {min(unassigned)}, are in no fold: the cohort "
-            "has changed since. Run the cross-validation without --only-missing-outputs."
+            f"{len(changed)} patient(s), such as {min(changed)}, are in no fold, or in one and no "
+            "longer in train or val: the cohort has changed since. Run the cross-validation "
+            "without --only-missing-outputs."
         )
     selected: dict[str, Slices] = {}
     images, masks = join_partitions(**partitions)
@@ -99,12 +100,12 @@ def summarise_folds(
     single = pd.concat(single_slice_scores.values(), ignore_index=True)
     samples = parameters.bootstrap_samples
     report = metrics.report(model, OUT_OF_FOLD, slice_scores, single, samples, seed)
-    by_fold = patient_scores.groupby("fold")["dice"].mean()
+    by_fold = patient_scores.groupby("fold")["dice"].mean().dropna()
     report |= metrics.summarise_surfaces(patient_scores) | {
         "dice_by_fold": {str(fold): float(dice) for fold, dice in by_fold.items()},
         "fingerprint": {
             "split": splits.fingerprint(fold_assignment.to_dict("records")),
-            "data": data_fingerprint["data"],
+            "data": splits.fingerprint(*(data_fingerprint[name]["data"] for name in DEVELOPMENT)),
         },
     }
     logger.info("%s", metrics.format_summary(report))
@@ -121,7 +122,7 @@ def calibrate_models(
     training: TrainingParameters,
     **folds: Checkpoint | Slices,
 ) -> Report:
-    """Fit temperature, review and interval on every patient, by the model that never saw it.
+    """Fit temperature, review and interval on all patients of all folds.
 
     Of each fold there are ``model_<n>``, ``images_<n>`` and ``masks_<n>``.
     """

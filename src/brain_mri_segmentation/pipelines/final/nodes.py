@@ -8,10 +8,12 @@ from brain_mri_segmentation.cohort.index import Slices
 from brain_mri_segmentation.evaluation.calibration import with_calibration
 from brain_mri_segmentation.evaluation.metrics import Report
 from brain_mri_segmentation.models import Checkpoint
+from brain_mri_segmentation.training.resume import check_same_recipe
 
 
 def adopt_results(
     checkpoint: Checkpoint,
+    fold_checkpoint: Checkpoint,
     calibration: Report,
     report: Report,
     slice_scores: pd.DataFrame,
@@ -20,6 +22,7 @@ def adopt_results(
     **predictions: Slices,
 ) -> tuple[Checkpoint, Report, pd.DataFrame, pd.DataFrame, pd.DataFrame, Slices]:
     """Give the model what the folds found out, in the places where publishing looks for it."""
+    check_same_recipe(checkpoint, fold_checkpoint)
     metadata = checkpoint.metadata | {"out_of_fold_dice": report["dice"]}
     model = dataclasses.replace(with_calibration(checkpoint, calibration), metadata=metadata)
     masks = {name: read for fold in predictions.values() for name, read in fold.items()}

@@ -28,6 +28,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
         adopt_results,
         inputs={
             "checkpoint": "final.checkpoint",
+            "fold_checkpoint": "fold_1.checkpoint",
             "calibration": "out_of_fold.calibration",
             "report": "out_of_fold.metrics",
         }

@@ -47,7 +47,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
 
 
 def without_validation() -> Pipeline:
-    """Train to the end of the schedule, for a fold or with all patients."""
+    """Train to the end of the schedule, for a fold or for the final model."""
     finish = Node(
         finish_model,
         inputs=["uncalibrated_checkpoint", "params:preprocessing"],
