@@ -1,10 +1,17 @@
 """Requests in the very shape of those of MONAI Label's client, which 3D Slicer sends."""
 
+import asyncio
 import cgi  # as that client reads forms
 import http.client
 import io
 import json
+import os
+import sys
+import tempfile
 import time
+import tracemalloc
+from contextlib import suppress
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
@@ -12,6 +19,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK
+from fastapi import UploadFile
 from fastapi.testclient import TestClient
 from pictures import RGB, encode
 from scans import OBLIQUE, axial_affine, dicom_series, nifti, phantom, study, turned
@@ -188,6 +196,65 @@ def test_sessions_hold_a_bounded_number_of_bytes(client):
     sessions = [keep(client, bytes(150_000)) for _ in range(3)]
     assert there(client, sessions) == [False, True, True]
     assert client.put("/session/", files={"files": bytes(200_001)}).status_code == 413
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the files of a process")
+def test_sessions_that_come_at_once_are_no_larger_on_the_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    held = []
+
+    def on_disk():
+        size = 0
+        for file in Path("/proc/self/fd").iterdir():
+            if str(tmp_path) in os.path.realpath(file):
+                with suppress(FileNotFoundError):  # closed by now
+                    size += file.stat().st_size
+        return size
+
+    class Upload(io.BytesIO):
+        def read(self, size=-1):
+            held.append(on_disk())
+            return super().read(size)
+
+    async def add_eight():
+        sessions = monailabel.Sessions(2 * 2**20)
+        uploads = [UploadFile(Upload(bytes(2**20)), size=2**20) for _ in range(8)]
+        names = await asyncio.gather(*(sessions.add([upload]) for upload in uploads))
+        assert max(*held, on_disk()) == 2 * 2**20
+        for name in names[-2:]:
+            assert [len(await file.read()) for file in sessions.open(name)] == [2**20]
+        sessions.close()
+
+    asyncio.run(add_eight())
+
+
+def test_requests_that_wait_for_a_decoder_hold_nothing_of_their_session(settings, predictor):
+    size = 2**22
+    settings = settings.model_copy(update={"max_upload_bytes": size + 1000})
+    service = Service(settings, predictor)
+
+    async def ask_sixteen_times():
+        transport = httpx.ASGITransport(build_app(service))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            sent = await client.put("/session/", files={"files": bytes(size)})
+            name = sent.json()["session_id"]
+            ask = f"/infer/unet?session_id={name}"
+            async with service.volume_decoders._free:
+                tracemalloc.start()
+                asked = [asyncio.create_task(client.post(ask)) for _ in range(16)]
+                while len(service.volume_decoders._free._waiters or ()) < len(asked):
+                    await asyncio.sleep(0.01)
+                held, _ = tracemalloc.get_traced_memory()
+                tracemalloc.stop()
+            assert held < size
+            assert (await asked[0]).status_code == 415  # zeros are no image
+            assert (await client.delete(f"/session/{name}")).status_code == 200
+            gone = [(await each).status_code for each in asked[1:]]
+            assert 404 in gone
+            assert set(gone) <= {404, 415}
+
+    asyncio.run(ask_sixteen_times())
+    service.volume_decoders.close()
 
 
 def test_a_session_that_is_not_used_ends(client, monkeypatch):

@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from multiprocessing import Pipe
+from typing import Protocol
 
-from fastapi import HTTPException, Request, UploadFile
+from fastapi import HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 
 from brain_mri_segmentation.errors import InputError
@@ -17,6 +19,13 @@ from brain_mri_segmentation.imaging.volume import Volume
 _SECONDS = 10  # of processor time for the files of one request; sound ones take less than two
 _BUSY = 6  # times as long they may take where the machine has other work
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+
+
+class Readable(Protocol):
+    """A file of a request, such as an ``UploadFile``."""
+
+    async def read(self) -> bytes:
+        """Return what it holds."""
 
 
 class Decoders:
@@ -41,12 +50,12 @@ class Decoders:
         while self._idle:
             self._idle.pop().kill()
 
-    async def read(self, request: Request, files: list[UploadFile], one: bool) -> Volume:
+    async def read(self, request: Request, files: Sequence[Readable], one: bool) -> Volume:
         """Decode the files of a request.
 
         Args:
             request: What is answered; decoding ends when its client goes.
-            files: What it holds.
+            files: What it holds; they are read when its turn has come.
             one: Whether they are a single slice.
 
         Raises:
@@ -55,8 +64,8 @@ class Decoders:
         """
         loop, gone = asyncio.get_running_loop(), False
         async with self._free:
-            decoder = self._idle.pop() if self._idle else _Decoder(self._memory)
             contents = [await file.read() for file in files]
+            decoder = self._idle.pop() if self._idle else _Decoder(self._memory)
             end = loop.time() + _BUSY * _SECONDS
             answer = asyncio.ensure_future(run_in_threadpool(decoder.read, contents, one))
             try:

@@ -7,7 +7,6 @@ the next case, and no store of images and labels.
 
 import asyncio
 import hmac
-import io
 import json
 import os
 import secrets
@@ -15,6 +14,7 @@ import shutil
 import tempfile
 import uuid
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Annotated, BinaryIO, Literal
 
 from fastapi import APIRouter, File, Form, HTTPException, Request, UploadFile
@@ -57,6 +57,21 @@ class _Session:
     end: asyncio.TimerHandle
 
 
+@dataclass(frozen=True, eq=False)
+class _File:
+    """One of a session, which is not in memory while its request waits for its turn."""
+
+    session: BinaryIO
+    start: int
+    size: int
+
+    async def read(self) -> bytes:
+        if self.session.closed:
+            raise HTTPException(404, _NO_SESSION)
+        # At its place, since others may read the session as well.
+        return os.pread(self.session.fileno(), self.size, self.start)
+
+
 class Sessions:
     """Uploads that wait to be segmented, in files without a name; few, and not for long.
 
@@ -67,20 +82,22 @@ class Sessions:
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
         self._sessions: dict[str, _Session] = {}  # that used longest ago first
+        self._adding = asyncio.Lock()  # one at a time has room made for it
 
     async def add(self, uploads: list[UploadFile]) -> str:
         """Keep files, and return the name of their session, which nobody can guess."""
         name = secrets.token_urlsafe(24)
-        file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - it outlives the request
-        for upload in uploads:
-            await run_in_threadpool(shutil.copyfileobj, upload.file, file)
-        file.flush()
         sizes = [upload.size or 0 for upload in uploads]
-        while self._sessions and (
-            len(self._sessions) >= MOST_SESSIONS or self._held() + sum(sizes) > self._most_bytes
-        ):
-            self.remove(next(iter(self._sessions)))
-        self._keep(name, file, sizes)
+        async with self._adding:
+            while self._sessions and (
+                len(self._sessions) >= MOST_SESSIONS or self._held() + sum(sizes) > self._most_bytes
+            ):
+                self.remove(next(iter(self._sessions)))
+            file: BinaryIO = tempfile.TemporaryFile()  # noqa: SIM115 - it outlives the request
+            for upload in uploads:
+                await run_in_threadpool(shutil.copyfileobj, upload.file, file)
+            file.flush()
+            self._keep(name, file, sizes)
         return name
 
     def touch(self, name: str) -> None:
@@ -92,19 +109,16 @@ class Sessions:
         session = self._take(name)
         self._keep(name, session.file, session.sizes)
 
-    def read(self, name: str) -> list[UploadFile]:
+    def open(self, name: str) -> list["_File"]:
         """Return the files of a session, which may stay for another hour.
 
         Raises:
-            HTTPException: 404, there is no such session.
+            HTTPException: 404, there is no such session; also when a file is read later.
         """
         self.touch(name)
-        session, start, files = self._sessions[name], 0, []
-        for size in session.sizes:  # at their places, since others may read them as well
-            content = os.pread(session.file.fileno(), size, start)
-            files.append(UploadFile(io.BytesIO(content)))
-            start += size
-        return files
+        session = self._sessions[name]
+        ends = accumulate(session.sizes)
+        return [_File(session.file, end - n, n) for end, n in zip(ends, session.sizes, strict=True)]
 
     def remove(self, name: str) -> None:
         """Remove a session.
@@ -179,7 +193,7 @@ async def infer(
     if model != predictor.checkpoint.model_name:
         raise HTTPException(404, f"The model here is {predictor.checkpoint.model_name}.")
     if session_id:
-        files = service.sessions.read(session_id)
+        files = service.sessions.open(session_id)
     elif file:
         files = [file]
     else:
