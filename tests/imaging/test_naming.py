@@ -1,6 +1,12 @@
 import pytest
 
-from brain_mri_segmentation.imaging.naming import by_patient, group_volumes, sequence_of, site_of
+from brain_mri_segmentation.imaging.naming import (
+    by_patient,
+    group_sequences,
+    group_volumes,
+    sequence_of,
+    site_of,
+)
 
 
 def test_files_of_one_folder_with_one_name_and_numbers_are_a_volume():
@@ -36,7 +42,22 @@ def test_what_a_volume_has_too_many_takes_no_other_volume_s_name():
         ("t2_space_dark-fluid_sag_p2_iso", "FLAIR"),
         ("sT2W_FLAIR", "FLAIR"),
         ("AXFLAIR", "FLAIR"),
-        ("AX T1 FLAIR", "pre-contrast"),
+        ("FLAIR in T1 space", "FLAIR"),
+        ("T1 reg T2 FLAIR", "FLAIR"),
+        ("sub-01_space-T1w_FLAIR", "FLAIR"),
+        ("sub-01_space-FLAIR_T1w", "pre-contrast"),
+        *(
+            (name, "pre-contrast")
+            for name in ("AX T1 FLAIR", "T1W FLAIR", "sT1W_FLAIR", "T1-weighted FLAIR", "T1FLAIR")
+        ),
+        ("AX T1 3D FLAIR", "pre-contrast"),
+        ("t1_tirm_tra_dark-fluid", "pre-contrast"),
+        ("T1 FSE FLAIR +C", "post-contrast"),
+        ("sub-01_ses-post_T1w", "pre-contrast"),
+        ("sub-01_ses-postop_T1w", "pre-contrast"),
+        ("sub-pre_ses-pre_ce-gd_T1w", "post-contrast"),
+        ("postop_t1", "pre-contrast"),
+        ("pre-op T1 +C", "post-contrast"),
         ("sT1W_3D_TFE", "pre-contrast"),
         ("3D FSPGR", "pre-contrast"),
         ("t1_mprage_sag_p2_iso", "pre-contrast"),
@@ -55,6 +76,15 @@ def test_what_a_volume_has_too_many_takes_no_other_volume_s_name():
 )
 def test_descriptions_of_scanners_and_names_of_data_sets_are_understood(description, sequence):
     assert sequence_of(description) == sequence
+
+
+def test_sessions_of_a_patient_are_heads_of_their_own():
+    names = ("FLAIR", "T1w", "ce-gd_T1w")
+    sessions = {
+        f"sub-01_ses-{session}": [f"sub-01_ses-{session}_{name}" for name in names]
+        for session in ("pre", "post", "postop")
+    }
+    assert group_sequences(path for paths in sessions.values() for path in paths) == sessions
 
 
 def test_by_patient_groups_names_in_order():

@@ -17,25 +17,31 @@ ENDINGS = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".zip", *GRID_ENDINGS)
 _SLICE = re.compile(r"(.+)_(\d+)(_mask)?", re.DOTALL)
 # What names and descriptions call sequences; the first that is found decides. BraTS writes t2f for
 # FLAIR, t1n and t1c for T1 without and with contrast medium; scanners write AXT2 for an axial T2,
-# and sT1W; a "T1 FLAIR" is a T1.
+# and sT1W. BIDS names patient, session and space before a dash, which say nothing of the sequence;
+# nor does before or after an operation.
+_START = r"(?:^|(?<=[^a-z0-9]))(?<!sub-)(?<!ses-)(?<!_space-)(?:ax|sag|cor|s)?"
 _TOKENS = [
-    (
-        sequence,
-        re.compile(rf"(?:^|(?<=[^a-z0-9]))(?:ax|sag|cor|s)?(?:{words})(?![a-z0-9])", re.IGNORECASE),
-    )
+    (sequence, re.compile(rf"{_START}(?:{words})(?![a-z0-9])", re.IGNORECASE))
     for sequence, words in [
-        ("FLAIR", r"(?<!t1[ _-])(?:t2w?|[23]d)?flair|t2f|dark[ _-]?fluid|tirm"),
+        ("FLAIR", r"(?:t[12]w?|[23]d)?flair|t2f|dark[ _-]?fluid|tirm"),
         ("mask", r"mask|d?seg(?:mentation)?|labels?"),
         (
             "other",
             r"t2(?:w|star|\*)?|dwi|adc|trace|swi|perf\w*|diff\w*|dti|tof|mra|pd|scout|survey",
         ),
         ("other", r"localizer|loc"),
-        ("pre-contrast", r"(?:t1w?[ _-]?)?(?:pre|native|without|w/?o|non[ _-]?contrast|-c)"),
-        ("post-contrast", r"(?:t1w?[ _-]?)?(?:ce|gd|gad\w*|c\+|\+c|km|post\w*|contrast)|t1c"),
-        ("pre-contrast", r"t1w?|t1n|mp-?rage|f?spgr|bravo"),
+        (
+            "pre-contrast",
+            r"(?:t1w?[ _-]?)?(?:pre(?![ _-]?op)|native|without|w/?o|non[ _-]?contrast|-c)",
+        ),
+        (
+            "post-contrast",
+            r"(?:t1w?[ _-]?)?(?:ce|gd|gad\w*|c\+|\+c|km|post(?![ _-]?op)[a-z0-9]*|contrast)|t1c",
+        ),
+        ("pre-contrast", r"t1w?(?:flair)?|t1n|mp-?rage|f?spgr|bravo"),
     ]
 ]
+_T1_FLAIR = re.compile(_START + r"t1(?:(?!t2).)*(?:flair|fluid|tirm)", re.IGNORECASE)  # is a T1
 _NUMBERED = re.compile(r"(.*[^0-9])[0-9]+\.[a-z]+", re.IGNORECASE | re.ASCII | re.DOTALL)
 
 
@@ -70,7 +76,8 @@ def sequence_of(name: str) -> str | None:
     Returns:
         One of ``SEQUENCES``, ``mask`` or ``other``; None where it says nothing of it.
     """
-    return next((sequence for sequence, token in _TOKENS if token.search(name)), None)
+    tokens = _TOKENS[1:] if _T1_FLAIR.search(name) else _TOKENS
+    return next((sequence for sequence, token in tokens if token.search(name)), None)
 
 
 def group_sequences(paths: Iterable[str]) -> dict[str, list[str]]:
