@@ -225,6 +225,8 @@ def bomb():
     [
         (PLAIN[:5000], "NIfTI file is broken or truncated"),
         (gzip.compress(PLAIN)[:5000], "NIfTI file is broken or truncated"),
+        # Stored as they are, voxels can be spoilt without a trace but the checksum.
+        (patched(gzip.compress(PLAIN, 0), 5000, b"spoilt"), "NIfTI file is broken or truncated"),
         (nifti(FLAIR.astype(np.complex64), SMALL_AFFINE), "of real numbers"),
         (nifti(SMALL[..., :2], SMALL_AFFINE), r"shape \(128, 128, 6, 2\)"),
         (nifti(np.full(FLAIR.shape, np.nan, np.float32), SMALL_AFFINE), "not finite"),
@@ -254,10 +256,11 @@ def test_what_is_no_head_is_refused_with_the_reason(content, reason):
         read_volume(content)
 
 
-def test_no_more_of_a_bomb_is_unpacked_than_its_header_says():
+def test_little_more_of_a_bomb_is_unpacked_than_its_header_says():
     small, large = bomb()
     tracemalloc.start()
-    assert np.array_equal(read_volume(small).slices[..., 1], EXPECTED[..., 1])
+    with pytest.raises(InputError, match="far more than its header says"):
+        read_volume(small)
     assert tracemalloc.get_traced_memory()[1] < 2**24
     tracemalloc.stop()
     with pytest.raises(InputError, match="in all are taken at most"):

@@ -29,6 +29,7 @@ _NIFTI_1, _NIFTI_2 = (length.to_bytes(4, "little") for length in (348, 540))
 _GZIP = b"\x1f\x8b"
 _LONGEST_HEADER = 4096  # bytes; of what is packed, no more is unpacked to know what it is
 _MOST_EXTRA = 2**24  # bytes between header and voxels of a NIfTI file
+_MOST_BEHIND = 2**20  # bytes behind the voxels of a packed one
 _DATA_FILE = re.compile(rb"data ?file[ \t]*[:=][ \t]*(\S*)", re.IGNORECASE)
 _UNITS = {"meter": 1000.0, "micron": 0.001}  # in mm
 
@@ -193,6 +194,9 @@ def _read_nifti(content: bytes) -> Scan:
     wanted = start + math.prod(shape) * dtype.itemsize
     file.seek(0)
     image = kind.from_bytes(file.read(wanted))
+    # At the end of what is packed, gzip compares its checksum with all that was read.
+    if stream and len(stream.read(_MOST_BEHIND)) == _MOST_BEHIND:
+        raise InputError("The NIfTI file holds far more than its header says. Save it anew.")
     if dtype.names:  # RGB of 8 bits
         raw = np.asarray(image.dataobj)
         voxels = np.stack([raw[name] for name in dtype.names[:3]], axis=-1).astype(np.float32)
