@@ -209,6 +209,15 @@ def test_a_slice_that_came_twice_counts_once():
     assert np.array_equal(read_volume([*FLAIR, FLAIR[2]]).slices[..., 1], SLICES[..., 1])
 
 
+def test_slices_without_uids_of_their_own_are_told_apart():
+    for uid in ("", "1.2.3"):
+        files = [changed(file, SOPInstanceUID=uid) for file in FLAIR]
+        assert np.array_equal(read_volume([*files, files[2]]).slices[..., 1], SLICES[..., 1])
+    twice = [*files, changed(files[2], PixelData=bytes(2 * 128 * 128))]
+    with pytest.raises(InputError, match="lie at the same place"):
+        read_volume(twice)
+
+
 def moved(content, millimetres, uid="1.2.3"):
     file = pydicom.dcmread(io.BytesIO(content))
     position = np.array(file.ImagePositionPatient) + OBLIQUE_NORMAL * millimetres

@@ -22,7 +22,7 @@ from scans import (
 )
 
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.imaging.dicom_seg import seg_uid, write_seg
+from brain_mri_segmentation.imaging.dicom_seg import write_seg
 from brain_mri_segmentation.imaging.readers import read_volume
 
 FLAIR = phantom(6, 64)[0].transpose(2, 1, 0, 3)[..., 1]
@@ -117,21 +117,25 @@ def test_it_says_of_whom_it_is_and_by_what(source):
     assert algorithm.AlgorithmVersion == MODEL[1]
 
 
-def test_the_same_source_and_model_give_the_same_uids():
+def test_the_same_source_model_and_mask_give_the_same_uids_and_others_give_others():
     files = dicom_series(FLAIR, AFFINE, study())
     geometry, again = read_volume(files).geometry, read_volume(files[::-1]).geometry
-    assert seg_uid(geometry, "a") == seg_uid(again, "a")
-    assert pydicom.uid.UID(seg_uid(geometry, "a")).is_valid
-    assert seg_uid(geometry, "a") != seg_uid(geometry, "b")
     other = read_volume(dicom_series(FLAIR, AFFINE, study(), number=2)).geometry
-    assert seg_uid(geometry, "a") != seg_uid(other, "a")
     mask = np.zeros((6, 64, 64), np.uint8)
-    first, second = (
-        pydicom.dcmread(io.BytesIO(write_seg(mask, of, *MODEL))) for of in (geometry, again)
+    first, second, *others = (
+        pydicom.dcmread(io.BytesIO(write_seg(found, of, "unet", digest)))
+        for found, of, digest in [
+            (mask, geometry, "a"),
+            (mask, again, "a"),
+            (mask + 255, geometry, "a"),
+            (mask, geometry, "b"),
+            (mask, other, "a"),
+        ]
     )
     for tag in ("SOPInstanceUID", "SeriesInstanceUID"):
         assert first[tag].value == second[tag].value
-    assert first.SOPInstanceUID == seg_uid(geometry, MODEL[1])
+        assert len({seg[tag].value for seg in (first, *others)}) == 4
+    assert first.SOPInstanceUID.is_valid
     assert first.NumberOfFrames == 6  # nothing was found, and all slices were looked at
 
 
@@ -140,9 +144,14 @@ def test_what_it_cannot_be_made_of():
     voxels = read_volume(nifti(FLAIR, AFFINE))
     with pytest.raises(InputError, match="does not come from DICOM"):
         write_seg(mask, voxels.geometry, *MODEL)
-    files = [changed(file, FrameOfReferenceUID="") for file in dicom_series(FLAIR, AFFINE, study())]
-    with pytest.raises(InputError, match="headers of the series do not suffice"):
-        write_seg(mask, read_volume(files).geometry, *MODEL)
+    for tag, value, reason in [
+        ("FrameOfReferenceUID", "", "no FrameOfReferenceUID"),
+        ("SOPInstanceUID", "", "no SOPInstanceUID"),
+        ("SOPInstanceUID", "1.2.3", "several images have the same SOPInstanceUID"),
+    ]:
+        files = [changed(file, **{tag: value}) for file in dicom_series(FLAIR, AFFINE, study())]
+        with pytest.raises(InputError, match=f"headers of the series do not suffice .*{reason}"):
+            write_seg(mask, read_volume(files).geometry, *MODEL)
 
 
 def test_the_package_that_is_missing_is_named(monkeypatch):

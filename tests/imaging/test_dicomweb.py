@@ -49,16 +49,16 @@ def test_a_study_comes_as_its_files_would(orthanc):
 def test_a_segmentation_is_stored_once(orthanc):
     pacs = Pacs(orthanc.url)
     geometry = pacs.read_study(UID).geometry
-    first, second = (
+    first, again, other = (
         write_seg(np.full((6, 64, 64), value, np.uint8), geometry, "unet", "abc")
-        for value in (0, 255)
+        for value in (0, 0, 255)
     )
     assert pacs.store(first)
-    assert not pacs.store(second)  # the same series, model and version: the same UID
-    (stored,) = orthanc.segmentations()
-    file = pydicom.dcmread(io.BytesIO(stored))
-    assert not file.pixel_array.any()
-    assert (file.StudyInstanceUID, file.PatientID) == (UID, "PHANTOM_1")
+    assert not pacs.store(again)
+    assert pacs.store(other)  # another mask
+    files = [pydicom.dcmread(io.BytesIO(stored)) for stored in orthanc.segmentations()]
+    assert sorted(file.pixel_array.any() for file in files) == [False, True]
+    assert {(file.StudyInstanceUID, file.PatientID) for file in files} == {(UID, "PHANTOM_1")}
     assert np.array_equal(pacs.read_study(UID).slices, read_volume([*FLAIR, *POST]).slices)
 
 

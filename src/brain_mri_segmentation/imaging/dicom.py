@@ -197,7 +197,7 @@ def _read(content: bytes, tags: list[str] | None = None) -> "Dataset":
 
 def _find_series(contents: Iterable[bytes]) -> list[_Series]:
     """Return the series of MR images, in the order of their numbers; each image once."""
-    series: dict[str, dict[str, Dataset]] = {}
+    series: dict[str, dict[tuple[object, ...], Dataset]] = {}
     others = set()
     for content in contents:
         if not is_dicom(content):
@@ -207,8 +207,10 @@ def _find_series(contents: Iterable[bytes]) -> list[_Series]:
             said = " ".join(str(image.get("Modality", "no modality")).split())
             others.add(said[:16])  # as long as it may be; a broken file can say anything
             continue
+        # The UID does not suffice: anonymisers take it away, or give one to all images.
+        known = str(image.get("SOPInstanceUID")), str(image.get("ImagePositionPatient"))
         uid = str(image.get("SeriesInstanceUID", ""))
-        series.setdefault(uid, {})[str(image.get("SOPInstanceUID", len(others)))] = image
+        series.setdefault(uid, {})[*known, image.PixelData] = image
     if not series:
         what = ", ".join(sorted(others)[:8]) or "nothing"
         raise InputError(f"There is no MR image in the DICOM files, but {what}. Send FLAIR.")

@@ -1,5 +1,6 @@
 """A mask as a DICOM segmentation, which belongs to the series that it was made from."""
 
+import hashlib
 import io
 import uuid
 from copy import copy
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 _NAME = "brain-mri-segmentation"
 _LONGEST_DESCRIPTION = 1024  # characters of a short text (ST)
-_MUST_BE_KNOWN = ("StudyInstanceUID", "FrameOfReferenceUID")
+_MUST_BE_KNOWN = ("StudyInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID")
 _MAY_BE_EMPTY = (  # but must be there, which anonymisers do not heed
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "ReferringPhysicianName"),
     *("AccessionNumber", "StudyID", "StudyDate", "StudyTime"),
@@ -30,7 +31,7 @@ def write_seg(
     """Encode the mask of a DICOM series as DICOM SEG.
 
     Patient and study are those of the source, and each frame refers to its slice. The UIDs follow
-    from source, model and version: to make a segmentation again makes no second one.
+    from source, mask, model and version: to make a segmentation again makes no second one.
 
     Args:
         mask: (N, H, W) uint8, 0 outside, slices of the axial view.
@@ -52,36 +53,38 @@ def write_seg(
         raise InputError(
             "DICOM SEG needs one more package: pip install 'brain-mri-segmentation[dicom]'"
         ) from error
-    algorithm = hd.AlgorithmIdentificationSequence(
-        name=f"{_NAME} {model}",
-        family=codes.cid7162.ArtificialIntelligence,
-        version=digest,
-        source=_NAME,
-    )
-    segment = hd.seg.SegmentDescription(
-        segment_number=1,
-        segment_label="Lower-grade glioma, by a model",
-        segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
-        segmented_property_type=hd.sr.CodedConcept("126952004", "SCT", "Neoplasm of brain"),
-        algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
-        algorithm_identification=algorithm,
-        tracking_uid=_uid("segment", geometry, digest),
-        tracking_id="glioma",
-        anatomic_regions=[codes.SCT.Brain],
-        display_color=hd.color.CIELabColor.from_string(ORANGE),
-    )
-    if description:
-        segment.SegmentDescription = description[:_LONGEST_DESCRIPTION]
     try:
         headers = [_completed(header) for header in geometry.headers]
+        frames = _frames(mask, geometry)
+        segment_uid, series_uid, instance_uid = _uids(headers, digest, frames)
+        algorithm = hd.AlgorithmIdentificationSequence(
+            name=f"{_NAME} {model}",
+            family=codes.cid7162.ArtificialIntelligence,
+            version=digest,
+            source=_NAME,
+        )
+        segment = hd.seg.SegmentDescription(
+            segment_number=1,
+            segment_label="Lower-grade glioma, by a model",
+            segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+            segmented_property_type=hd.sr.CodedConcept("126952004", "SCT", "Neoplasm of brain"),
+            algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=algorithm,
+            tracking_uid=segment_uid,
+            tracking_id="glioma",
+            anatomic_regions=[codes.SCT.Brain],
+            display_color=hd.color.CIELabColor.from_string(ORANGE),
+        )
+        if description:
+            segment.SegmentDescription = description[:_LONGEST_DESCRIPTION]
         seg = hd.seg.Segmentation(
             source_images=headers,
-            pixel_array=_frames(mask, geometry),
+            pixel_array=frames,
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=[segment],
-            series_instance_uid=_uid("series", geometry, digest),
+            series_instance_uid=series_uid,
             series_number=int(headers[0].get("SeriesNumber") or 0) % 10**6 + 10**6,
-            sop_instance_uid=seg_uid(geometry, digest),
+            sop_instance_uid=instance_uid,
             instance_number=1,
             manufacturer=_NAME,
             manufacturer_model_name=model,
@@ -102,11 +105,6 @@ def write_seg(
     return buffer.getvalue()
 
 
-def seg_uid(geometry: Geometry, digest: str) -> str:
-    """Return the UID that the segmentation of a series by a model has."""
-    return _uid("instance", geometry, digest)
-
-
 def _completed(header: "Dataset") -> "Dataset":
     if lacking := [name for name in _MUST_BE_KNOWN if not header.get(name)]:
         raise ValueError(f"no {' and no '.join(lacking)}")
@@ -117,10 +115,15 @@ def _completed(header: "Dataset") -> "Dataset":
     return header
 
 
-def _uid(what: str, geometry: Geometry, digest: str) -> str:
-    sources = sorted(str(header.SOPInstanceUID) for header in geometry.headers)
-    text = " ".join([_NAME, __version__, digest, what, *sources])
-    return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, text).int}"  # PS3.5, B.2
+def _uids(headers: list["Dataset"], digest: str, frames: np.ndarray) -> list[str]:
+    """Return the UIDs of segment, series and instance."""
+    sources = sorted(str(header.SOPInstanceUID) for header in headers)
+    if len(set(sources)) < len(sources):
+        raise ValueError("several images have the same SOPInstanceUID")
+    found = hashlib.blake2b(frames.tobytes(), digest_size=16).hexdigest()
+    text = " ".join([_NAME, __version__, digest, found, *sources])
+    uids = (uuid.uuid5(uuid.NAMESPACE_OID, f"{n} {text}") for n in range(3))
+    return [f"2.25.{uid.int}" for uid in uids]  # PS3.5, B.2
 
 
 def _frames(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
