@@ -218,6 +218,22 @@ def test_slices_without_uids_of_their_own_are_told_apart():
         read_volume(twice)
 
 
+def test_of_several_contrast_series_one_that_is_no_stack_is_left_out_and_it_is_said():
+    clean = dicom_series(VOXELS[..., 2], AFFINE, STUDY, 7, "AX T1 POST")
+    dynamic = [
+        changed(file, SOPInstanceUID=f"1.2.{time}.{number}", RescaleSlope=time)
+        for time in (1, 2)
+        for number, file in enumerate(dicom_series(VOXELS[..., 2], AFFINE, STUDY, 9, "T1 POST DYN"))
+    ]
+    broken = [file[:-100] for file in dicom_series(VOXELS[..., 0], AFFINE, STUDY, 2, "AX T1")]
+    volume = read_volume([*FLAIR, *clean, *dynamic, *broken])
+    assert np.array_equal(volume.slices[..., 1:], SLICES[..., 1:])
+    assert volume.missing == ("pre-contrast",)
+    assert any("9 'T1 POST DYN' (12 images): Several of its slices" in n for n in volume.notes)
+    assert any("2 'AX T1' (6 images): Its pixels are broken" in n for n in volume.notes)
+    assert read_volume([*FLAIR, *dynamic]).missing == ("pre-contrast", "post-contrast")
+
+
 def moved(content, millimetres, uid="1.2.3"):
     file = pydicom.dcmread(io.BytesIO(content))
     position = np.array(file.ImagePositionPatient) + OBLIQUE_NORMAL * millimetres
@@ -272,6 +288,14 @@ def test_series_are_named_by_the_user(tmp_path):
     assert "series 3 'T2' (6 images) was named as FLAIR" in volume.notes
     with pytest.raises(InputError, match="FLAIR: There are several series: series 2 'T2'"):
         read_sequences({"FLAIR": tmp_path / "all"})
+
+
+@pytest.mark.parametrize("kind", ["MONOCHROME1", "YBR_FULL"])
+def test_a_named_series_of_other_pixels_than_grey_is_refused(kind, tmp_path):
+    for number, content in enumerate(FLAIR):
+        (tmp_path / f"{number}").write_bytes(changed(content, PhotometricInterpretation=kind))
+    with pytest.raises(InputError, match="series 3 .*no shades of grey.*MONOCHROME2"):
+        read_sequences({"FLAIR": tmp_path})
 
 
 def test_each_study_of_a_folder_is_a_volume(folder):

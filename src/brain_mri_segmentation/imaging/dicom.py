@@ -57,8 +57,9 @@ def read_study(contents: Iterable[bytes]) -> tuple[dict[str, Scan], tuple[str, .
     """Read FLAIR and, where they are, pre- and post-contrast of one study.
 
     Which series is which, the description tells, else contrast agent, echo and inversion time. Of
-    several that are the same sequence, axial ones come first, then those with more slices. One
-    series alone is FLAIR, if nothing says that it is another.
+    several that are the same sequence, axial ones come first, then those with more slices. Of pre-
+    and post-contrast, one that is no stack of slices is left out. One series alone is FLAIR, if
+    nothing says that it is another.
 
     Args:
         contents: Its files, in any order; what is no image of MR is left out.
@@ -67,22 +68,34 @@ def read_study(contents: Iterable[bytes]) -> tuple[dict[str, Scan], tuple[str, .
         Scans by their names in ``SEQUENCES``, and what was taken for what.
 
     Raises:
-        InputError: There are several studies, no FLAIR, or a series that is no stack of slices.
+        InputError: There are several studies, no FLAIR, or it is no stack of slices.
     """
     found = _find_series(contents)
     if (studies := len({str(s.first.get("StudyInstanceUID", "")) for s in found})) > 1:
         raise InputError(f"There are {studies} studies, and one is expected. Send them one by one.")
-    chosen: dict[str, _Series] = {}
-    for series in sorted(found, key=_Series.rank, reverse=True):
-        if len(found) == 1 and series.sequence is None:
-            chosen["FLAIR"] = series
-        elif series.sequence in SEQUENCES:
-            chosen.setdefault(series.sequence, series)
-    if "FLAIR" not in chosen:
+    said = {
+        series: series.sequence or ("FLAIR" if len(found) == 1 else None)
+        for series in sorted(found, key=_Series.rank, reverse=True)
+    }
+    if "FLAIR" not in said.values():
         raise InputError(
             f"No series is recognised as FLAIR: {_list(found)}. Name it: --flair NUMBER."
         )
-    notes = [f"{series} was taken for {sequence}" for sequence, series in chosen.items()]
+    chosen: dict[str, _Series] = {}
+    scans: dict[str, Scan] = {}
+    notes = []
+    for series, sequence in said.items():
+        if sequence not in SEQUENCES or sequence in scans:
+            continue
+        try:
+            scans[sequence] = series.read()
+        except InputError as error:
+            if sequence == "FLAIR":
+                raise
+            notes.append(str(error).rstrip("."))
+        else:
+            chosen[sequence] = series
+            notes.append(f"{series} was taken for {sequence}")
     if others := [series for series in found if series not in chosen.values()]:
         notes.append(f"not used: {_list(others)}")
     frame = chosen["FLAIR"].first.get("FrameOfReferenceUID")
@@ -91,7 +104,7 @@ def read_study(contents: Iterable[bytes]) -> tuple[dict[str, Scan], tuple[str, .
         for sequence, series in chosen.items()
         if series.first.get("FrameOfReferenceUID") != frame
     ]
-    return {sequence: series.read() for sequence, series in chosen.items()}, tuple(notes)
+    return scans, tuple(notes)
 
 
 @_one_error()
@@ -179,8 +192,9 @@ class _Series:
     def read(self) -> Scan:
         """Decode the voxels, sort them by position and say where they lie."""
         try:
-            frames = [frame for image in self.images for frame in _frames(image)]
-            return _stack(frames, self.images)
+            with _one_error():
+                frames = [frame for image in self.images for frame in _frames(image)]
+                return _stack(frames, self.images)
         except InputError as error:
             raise InputError(f"{self}: {error}") from error
 
@@ -267,6 +281,11 @@ class _Frame:
 
 def _frames(image: "Dataset") -> list[_Frame]:
     """Decode the slices of a data set, of which an enhanced one has many."""
+    if image.get("PhotometricInterpretation") != "MONOCHROME2":
+        raise InputError(
+            "Its pixels are no shades of grey of which larger is brighter (MONOCHROME2). "
+            "Export the original series."
+        )
     count = int(image.get("NumberOfFrames") or 1)
     check_room((int(image.Rows), int(image.Columns), count))
     pixels = _decode(image).reshape(count, image.Rows, image.Columns)
