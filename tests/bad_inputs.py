@@ -160,6 +160,7 @@ VOLUMES = {  # sent to /segment/volume, one file or several
     "a bomb: pages of 4,096 x 4,096 pixels": large_stack,
     "an empty zip": zipped(),
     "a zip of folders alone": zipped(("patient/", b"")),
+    "a zip without any slice, volume or zip": zipped(("README", "text"), ("a.txt", "text")),
     "a zip with damaged pixels": patched(ONE, (900, b"\xff" * 20)),
     "a truncated zip": ONE[:3000],
     # The flag alone makes any reader ask for a password.
@@ -179,6 +180,9 @@ VOLUMES = {  # sent to /segment/volume, one file or several
     ),
     "a zip with a mask beside its slice, which is left out": zipped(
         ("p_1.png", encode(RGB)), ("p_1_mask.png", b"not read")
+    ),
+    "a zip with a text beside its slices, which is left out": zipped(
+        ("p_1.png", encode(RGB)), ("p_2.png", encode(RGB)), ("README.txt", "text")
     ),
     "a zip with a number of 5,000 digits as name": zipped(("1" * 5000, encode(RGB))),
 }

@@ -139,6 +139,32 @@ def test_pictures_of_a_zip_or_a_folder_are_a_volume_in_the_order_of_their_number
         read_volume(tmp_path / "nowhere")
 
 
+HEAD = nifti(np.ones((64, 64, 2), np.int16), axial_affine((64, 64, 2), (4.0, 4.0, 4.0)))
+
+
+@pytest.mark.parametrize(
+    ("files", "slices"),
+    [
+        ({"p_1.png": encode(GREY), "p_2.png": encode(GREY), "notes.txt": b"text"}, 2),
+        ({"p_1": encode(GREY), "p_2": encode(GREY, "TIFF"), "README": b"text"}, 2),
+        ({"scan.nii.gz": HEAD, "README": b"text", "LICENSE.md": b"text"}, 2),
+        ({"README": b"text", "notes.txt": b"text"}, "holds 0 files that may be slices"),
+        ({"p_1.png": encode(GREY), "p_2.png": b"text", "README": b"text"}, "File 2 of 2: .* no "),
+        ({"p_1.png": b"text", "README": b"text"}, "The file is no TIFF, PNG or JPEG"),
+    ],
+)
+def test_what_is_no_slice_is_left_out_of_a_zip_as_of_a_folder(tmp_path, files, slices):
+    (tmp_path / "folder").mkdir()
+    for name, content in files.items():
+        (tmp_path / "folder" / name).write_bytes(content)
+    for source in (tmp_path / "folder", zipped(*files.items())):
+        if isinstance(slices, int):
+            assert len(read_volume(source).slices) == slices
+        else:
+            with pytest.raises(InputError, match=slices):
+                read_volume(source)
+
+
 def test_a_folder_of_several_patients_is_no_volume(tmp_path):
     for name in ("a_1", "b_1"):
         (tmp_path / f"{name}.png").write_bytes(encode(GREY))

@@ -61,6 +61,17 @@ def test_a_write_that_fails_leaves_nothing_half_done(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o022, 0o644), (0o002, 0o664)])
+def test_the_umask_decides_who_may_read_what_is_written(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        Folder.at(str(tmp_path)).write("p/mask.png", b"1")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "p/mask.png").stat().st_mode & 0o777 == mode
+    assert (tmp_path / "p").stat().st_mode & 0o777 == 0o777 & ~umask
+
+
 def test_an_unknown_file_system_is_refused():
     with pytest.raises(InputError, match="gopher://a/b cannot be reached"):
         Folder.at("gopher://a/b")

@@ -383,13 +383,12 @@ def _find(path: Path) -> _Members:
     if not path.is_dir():
         raise InputError(f"There is no file or folder {path}.")
     files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
-    names = _in_order(filter(_may_hold_slices, files), "folder")
-    members = [(name, files[name].read_bytes()) for name in names]
-    return _check_one_volume([m for m in members if _is_wanted(*m)], "folder")
+    names = _in_order(files, "folder")
+    return _check_one_volume(((name, files[name].read_bytes()) for name in names), "folder")
 
 
 def _unzip(content: bytes, room: int) -> _Members:
-    """Return the files of a zip, at most ``room`` bytes; their names only decide the order."""
+    """Return the files of a zip, at most ``room`` bytes."""
     if content.count(_ZIP_ENTRY) > _MOST_ENTRIES:  # zipfile would spend minutes on a long list
         raise InputError("The zip lists absurdly many files.")
     try:
@@ -398,8 +397,8 @@ def _unzip(content: bytes, room: int) -> _Members:
             wanted = [files[name] for name in _in_order(files, "zip")]
             if sum(info.file_size for info in wanted) > room:
                 raise InputError("The zip is absurdly large once it is unpacked.")
-            members = [(info.filename, _read_member(archive, info)) for info in wanted]
-        return _check_one_volume(members, "zip")
+            members = ((info.filename, _read_member(archive, info)) for info in wanted)
+            return _check_one_volume(members, "zip")
     except (InputError, MemoryError):
         raise
     # zipfile and its decoders raise many kinds of errors, and all of them mean the same here.
@@ -423,8 +422,9 @@ def _may_hold_slices(name: str) -> bool:
 
 
 def _is_wanted(name: str, content: bytes) -> bool:
-    """Say of a file in a folder whether it is to be read: what has no ending may be anything."""
-    return name.lower().endswith(ENDINGS) or dicom.is_dicom(content)
+    """Say of a file in a folder or zip whether it is to be read: by its ending, or its bytes."""
+    is_picture = any(map(content.startswith, _MAGIC.values()))
+    return name.lower().endswith(ENDINGS) or is_picture or _have_places([(name, content)])
 
 
 def _in_order(names: Iterable[str], place: str) -> list[str]:
@@ -433,29 +433,33 @@ def _in_order(names: Iterable[str], place: str) -> list[str]:
     Raises:
         InputError: They are none or too many.
     """
-    wanted = sorted(filter(may_be_slice, names), key=natural_key)
-    if not 0 < len(wanted) <= _MOST_ENTRIES:
-        raise InputError(f"The {place} holds {len(wanted)} files; 1 to {MOST_SLICES} are taken.")
-    return wanted
+    wanted = [name for name in names if may_be_slice(name) and _may_hold_slices(name)]
+    _check_number(len(wanted), _MOST_ENTRIES, place)
+    return sorted(wanted, key=natural_key)
 
 
-def _check_one_volume(members: _Members, place: str) -> _Members:
-    """Return files by their paths without ending.
+def _check_number(files: int, most: int, place: str) -> None:
+    if not 0 < files <= most:
+        raise InputError(
+            f"The {place} holds {files} files that may be slices; 1 to {MOST_SLICES} are taken."
+        )
+
+
+def _check_one_volume(found: Iterable[tuple[str, bytes]], place: str) -> _Members:
+    """Return the files that are to be read, by their paths without ending.
 
     Raises:
         InputError: They are slices of several patients by their names, which would be scaled and
             segmented as one volume; or they are none or too many.
     """
+    members = [member for member in found if _is_wanted(*member)]
     if not _have_places(members):
         if (volumes := count_volumes(name for name, _ in members)) > 1:
             raise InputError(
                 f"The {place} holds files of {volumes} volumes by their names, and one is "
                 f"expected. Make a {place} for each patient."
             )
-        if not 0 < len(members) <= MOST_SLICES:
-            raise InputError(
-                f"The {place} holds {len(members)} files; 1 to {MOST_SLICES} are taken."
-            )
+        _check_number(len(members), MOST_SLICES, place)
     return [(without_ending(name), content) for name, content in members]
 
 

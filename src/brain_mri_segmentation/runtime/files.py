@@ -1,9 +1,10 @@
 """Files on a local disk or on object storage, read when asked for and written in one piece."""
 
 import os
+import secrets
 import sys
-import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -127,16 +128,14 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     Raises:
         InputError: The system refuses (full disk, no permission); what was at ``path`` stays.
     """
-    temporary = None
+    # mkstemp would give 0600 and hide a model from its server; of an opened file the umask decides.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)  # mkstemp gives 0600, which would hide a model from its server
         temporary.replace(path)
     except (OSError, RuntimeError) as error:
         # torch reports a failed write as a RuntimeError about places in the file.
@@ -146,8 +145,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             "What was there before is untouched; free some space or choose another place."
         ) from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it took its place, or there is none
+            temporary.unlink()
 
 
 def write_whole_files() -> None:
