@@ -40,6 +40,7 @@ def test_what_a_volume_has_too_many_takes_no_other_volume_s_name():
     [  # as scanners of three makers and hospitals write them
         ("t2_tirm_tra_dark-fluid", "FLAIR"),
         ("t2_space_dark-fluid_sag_p2_iso", "FLAIR"),
+        ("t2_space-flair_sag", "FLAIR"),
         ("sT2W_FLAIR", "FLAIR"),
         ("AXFLAIR", "FLAIR"),
         ("FLAIR in T1 space", "FLAIR"),

@@ -17,9 +17,9 @@ ENDINGS = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".zip", *GRID_ENDINGS)
 _SLICE = re.compile(r"(.+)_(\d+)(_mask)?", re.DOTALL)
 # What names and descriptions call sequences; the first that is found decides. BraTS writes t2f for
 # FLAIR, t1n and t1c for T1 without and with contrast medium; scanners write AXT2 for an axial T2,
-# and sT1W. BIDS names patient, session and space before a dash, which say nothing of the sequence;
+# and sT1W. BIDS names patient, session and space after a dash, which say nothing of the sequence;
 # nor does before or after an operation.
-_START = r"(?:^|(?<=[^a-z0-9]))(?<!sub-)(?<!ses-)(?<!_space-)(?:ax|sag|cor|s)?"
+_START = r"(?:^|(?<=[^a-z0-9]))(?<!sub-)(?<!ses-)(?<!_space-(?=[^_]+_.*(?:flair|t[12])))(?:ax|sag|cor|s)?"
 _TOKENS = [
     (sequence, re.compile(rf"{_START}(?:{words})(?![a-z0-9])", re.IGNORECASE))
     for sequence, words in [
