@@ -19,8 +19,10 @@ run() {  # PIPELINES PARAMETERS
         --params "training.resume=auto,$2${given:+,$given}"
 }
 
-publish() {  # MODEL; the gate may hold it back, and says why
-    run publishing "model=$1" || echo "$1 is not published."
+publish() {  # MODEL; that the gate holds it back, and says why, is no failure
+    local said
+    said=$(run publishing "model=$1" 2>&1 | tee >(cat >&2)) ||
+        grep -q "^Error: $1 is not published, because" <<< "$said"
 }
 
 run data_processing model=unet_efficientnet
