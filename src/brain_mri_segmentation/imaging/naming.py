@@ -19,7 +19,8 @@ _SLICE = re.compile(r"(.+)_(\d+)(_mask)?", re.DOTALL)
 # FLAIR, t1n and t1c for T1 without and with contrast medium; scanners write AXT2 for an axial T2,
 # and sT1W. BIDS names patient, session and space after a dash, which say nothing of the sequence;
 # nor does before or after an operation.
-_START = r"(?:^|(?<=[^a-z0-9]))(?<!sub-)(?<!ses-)(?<!_space-(?=[^_]+_.*(?:flair|t[12])))(?:ax|sag|cor|s)?"
+_BIDS_SPACE = r"_space-(?=[^_]+_.*(?:flair|t[12]))"
+_START = rf"(?:^|(?<=[^a-z0-9]))(?<!sub-)(?<!ses-)(?<!{_BIDS_SPACE})(?:ax|sag|cor|s)?"
 _TOKENS = [
     (sequence, re.compile(rf"{_START}(?:{words})(?![a-z0-9])", re.IGNORECASE))
     for sequence, words in [
