@@ -223,6 +223,7 @@ def test_a_model_is_served_without_a_project(predictor, tmp_path, monkeypatch, c
     assert start["model"] == f"unet {predictor.checkpoint.digest}"
     assert start["source"] == "best.ckpt"
     assert start["device"] == best_device()
+    assert start["engine"]
     with TestClient(app, LOCALHOST) as client:
         assert client.get("/ready").status_code == 200
         assert post(client, bytes(3000)).status_code == 413

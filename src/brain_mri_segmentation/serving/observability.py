@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 _SOUND_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-_EXTRA = ("method", "path", "status", "seconds", "model", "device", "source")
+_EXTRA = ("method", "path", "status", "seconds", "model", "device", "engine", "source")
 
 
 def install(app: FastAPI, registry: CollectorRegistry) -> None:
