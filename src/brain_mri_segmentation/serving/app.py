@@ -44,11 +44,10 @@ class Service:
         self, settings: ServingParameters, predictor: Predictor | None, missing: str = ""
     ) -> None:
         self.settings, self._predictor, self._missing = settings, predictor, missing
-        self.version = predictor.checkpoint.digest if predictor else ""
         self.registry = CollectorRegistry()
         on_gpu = predictor is not None and predictor.engine.device != "cpu"
-        self.batch_size = settings.max_batch or (16 if on_gpu else 2)
-        self.queue = ModelQueue(settings, self.batch_size, self.registry)
+        batch_size = settings.max_batch or (16 if on_gpu else 2)
+        self.queue = ModelQueue(settings, batch_size, self.registry)
         self.slice_decoders = Decoders(2, 2**30)
         self.volume_decoders = Decoders(1, 5 * 2**29)
         self.sessions = monailabel.Sessions(_MOST_KEPT * settings.max_upload_bytes)
@@ -63,14 +62,6 @@ class Service:
         if self._predictor is None:
             raise HTTPException(503, self._missing)
         return self._predictor
-
-    def headers(self, tumour_fraction: float) -> dict[str, str]:
-        """Return what every result says about itself."""
-        return {
-            "X-Model-Name": self.predictor.checkpoint.model_name,
-            "X-Model-Version": self.version,
-            "X-Tumour-Fraction": f"{tumour_fraction:.6f}",
-        }
 
 
 def create_app(
@@ -108,19 +99,19 @@ def create_app(
                 "'KEDRO_ENV=demo make serve'; or name a checkpoint with SERVING_MODEL=PATH."
             )
             return build_app(Service(settings, None, missing))
-    service, name = Service(settings, predictor), predictor.checkpoint.model_name
+    name = predictor.checkpoint.model_name
     logger.info(
         "serving %s (%s)",
         name,
         DISCLAIMER,
         extra={
-            "model": f"{name} {service.version}",
+            "model": f"{name} {predictor.checkpoint.digest}",
             "source": source,
             "engine": predictor.engine.name,
             "device": predictor.engine.device,
         },
     )
-    return build_app(service)
+    return build_app(Service(settings, predictor))
 
 
 def build_app(service: Service) -> FastAPI:

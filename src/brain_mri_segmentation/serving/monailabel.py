@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import uuid
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import Annotated, BinaryIO, Literal
 
@@ -25,7 +26,7 @@ from brain_mri_segmentation import DISCLAIMER, __version__
 from brain_mri_segmentation.imaging.medical import write_nifti
 from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.inference.predictor import Prediction, Predictor
-from brain_mri_segmentation.serving.routes import Sending, geometry_of, to_dicom
+from brain_mri_segmentation.serving.routes import Sending, answer, geometry_of, to_dicom
 from brain_mri_segmentation.serving.schemas import REFUSALS
 
 MOST_SESSIONS = 32
@@ -100,23 +101,14 @@ class Sessions:
             self._keep(name, file, sizes)
         return name
 
-    def touch(self, name: str) -> None:
-        """Let a session stay for another hour.
-
-        Raises:
-            HTTPException: 404, there is no such session.
-        """
-        session = self._take(name)
-        self._keep(name, session.file, session.sizes)
-
     def open(self, name: str) -> list["_File"]:
         """Return the files of a session, which may stay for another hour.
 
         Raises:
             HTTPException: 404, there is no such session; also when a file is read later.
         """
-        self.touch(name)
-        session = self._sessions[name]
+        session = self._take(name)
+        self._keep(name, session.file, session.sizes)
         ends = accumulate(session.sizes)
         return [_File(session.file, end - n, n) for end, n in zip(ends, session.sizes, strict=True)]
 
@@ -189,22 +181,15 @@ async def infer(
 ) -> Response:
     """Segment a volume; ``image``, a name of MONAI Label's store, says nothing here."""
     service = request.app.state.service
-    predictor: Predictor = service.predictor
-    if model != predictor.checkpoint.model_name:
-        raise HTTPException(404, f"The model here is {predictor.checkpoint.model_name}.")
+    if model != (name := service.predictor.checkpoint.model_name):
+        raise HTTPException(404, f"The model here is {name}.")
     if session_id:
         files = service.sessions.open(session_id)
     elif file:
         files = [file]
     else:
         raise HTTPException(422, f"There is neither a session nor a file. {_DOES_NOT}")
-    volume = await service.volume_decoders.read(request, files, False)
-    with service.queue.place(volume):
-        prediction = await service.queue.predict(predictor, volume, request)
-        answer = await run_in_threadpool(_encode, volume, prediction, predictor, output)
-    answer.headers.update(service.headers(prediction.tumour_fraction))
-    sending.enter_context(service.queue.hold(len(answer.body)))
-    return answer
+    return await answer(request, files, sending, partial(_encode, output=output))
 
 
 def _encode(
@@ -246,7 +231,7 @@ async def create_session(
 @router.get("/session/{session_id}", summary="Is a session there?")
 async def get_session(request: Request, session_id: str) -> dict[str, object]:
     """Answer for a session, which may then stay for another hour."""
-    request.app.state.service.sessions.touch(session_id)
+    request.app.state.service.sessions.open(session_id)
     return {"name": session_id, "expiry": int(SECONDS)}
 
 

@@ -3,7 +3,7 @@
 import base64
 import io
 import zipfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Annotated
@@ -22,6 +22,7 @@ from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.imaging.writers import Picture, draw, to_png, to_tiff
 from brain_mri_segmentation.inference.predictor import Prediction, Predictor
 from brain_mri_segmentation.inference.report import render_report
+from brain_mri_segmentation.serving.decoding import Readable
 from brain_mri_segmentation.serving.model import card_of
 from brain_mri_segmentation.serving.schemas import (
     NO_MODEL,
@@ -158,7 +159,7 @@ async def segment_slice(
     """Segment one slice."""
     if len((await request.form()).getlist("file")) > 1:
         raise HTTPException(422, "There are several files, and one slice is expected.")
-    return await _answer(request, [file], output, sending, one=True)
+    return await _answer_as_accepted(request, [file], output, sending, one=True)
 
 
 @router.post(
@@ -183,7 +184,7 @@ async def segment_stack(
     output: Output = None,
 ) -> Response:
     """Segment a volume."""
-    return await _answer(request, files, output, sending, one=False)
+    return await _answer_as_accepted(request, files, output, sending, one=False)
 
 
 @router.get("/health", summary="Is the process alive?", response_model=Health)
@@ -203,28 +204,50 @@ async def ready(request: Request) -> dict[str, object]:
     return {"status": "ready"} | card_of(request.app.state.service.predictor)
 
 
-async def _answer(
+async def answer(
     request: Request,
-    files: list[UploadFile],
-    output: Picture | None,
+    files: Sequence[Readable],
     sending: ExitStack,
-    *,
-    one: bool,
+    encode: Callable[[Volume, Prediction, Predictor], Response],
+    one: bool = False,
 ) -> Response:
-    """Read, segment and answer: a slice with a PNG, a volume with a TIFF, either with JSON."""
+    """Read, segment and answer, within the bounds of decoders and queue.
+
+    Args:
+        request: What is answered.
+        files: What it holds; a single slice, or a volume.
+        sending: Lasts until the answer is sent.
+        encode: Makes the answer, in a thread.
+        one: Whether it is a slice.
+
+    Raises:
+        InputError: The files cannot be read, or not be answered like that.
+        HTTPException: There is no model, no room, or no client any more.
+    """
     service = request.app.state.service
-    predictor = service.predictor
+    predictor: Predictor = service.predictor
     decoders = service.slice_decoders if one else service.volume_decoders
     volume = await decoders.read(request, files, one)
     with service.queue.place(volume):
         prediction = await service.queue.predict(predictor, volume, request)
-        headers = service.headers(prediction.tumour_fraction)
-        encoders, accept = _OF_SLICE if one else _OF_VOLUME, request.headers.get("accept", "")
-        kind = next((kind for kind in encoders if kind in accept), list(encoders)[-1])
-        content = await run_in_threadpool(encoders[kind], volume, prediction, output, predictor)
-        answer = Response(content, media_type=kind, headers=headers)
-    sending.enter_context(service.queue.hold(len(answer.body)))
-    return answer
+        result = await run_in_threadpool(encode, volume, prediction, predictor)
+    result.headers["X-Model-Name"] = predictor.checkpoint.model_name
+    result.headers["X-Model-Version"] = predictor.checkpoint.digest
+    result.headers["X-Tumour-Fraction"] = f"{prediction.tumour_fraction:.6f}"
+    sending.enter_context(service.queue.hold(len(result.body)))
+    return result
+
+
+async def _answer_as_accepted(
+    request: Request, files: list[UploadFile], output: Picture | None, sending: ExitStack, one: bool
+) -> Response:
+    encoders, accept = _OF_SLICE if one else _OF_VOLUME, request.headers.get("accept", "")
+    kind = next((kind for kind in encoders if kind in accept), list(encoders)[-1])
+
+    def encode(v: Volume, p: Prediction, predictor: Predictor) -> Response:
+        return Response(encoders[kind](v, p, output, predictor), media_type=kind)
+
+    return await answer(request, files, sending, encode, one)
 
 
 def _describe(
