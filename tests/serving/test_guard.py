@@ -117,6 +117,9 @@ def test_the_key_may_be_in_a_file(start, tmp_path: Path):
 def test_a_key_that_is_none_ends_the_start(start, tmp_path):
     with pytest.raises(InputError, match="16 characters"):
         start(SERVING_API_KEY="secret")
+    (tmp_path / "empty").touch()
+    with pytest.raises(InputError, match="16 characters"):
+        start(SERVING_API_KEY_FILE=str(tmp_path / "empty"))
     with pytest.raises(InputError, match="cannot be read"):
         start(SERVING_API_KEY_FILE=str(tmp_path / "none"))
 

@@ -101,7 +101,7 @@ class Sessions:
             self._keep(name, file, sizes)
         return name
 
-    def open(self, name: str) -> list["_File"]:
+    def open(self, name: str) -> list[_File]:
         """Return the files of a session, which may stay for another hour.
 
         Raises:
