@@ -1,13 +1,15 @@
+import asyncio
 import re
 from pathlib import Path
 
 import pytest
+from fastapi import HTTPException, Request
 from fastapi.testclient import TestClient
 from pictures import RGB, encode
 
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.serving.app import Service, build_app
-from brain_mri_segmentation.serving.guard import page_policy
+from brain_mri_segmentation.serving.guard import UploadLimit, page_policy
 
 KEY = "a key of more than sixteen letters"
 
@@ -122,6 +124,38 @@ def test_a_key_that_is_none_ends_the_start(start, tmp_path):
         start(SERVING_API_KEY_FILE=str(tmp_path / "empty"))
     with pytest.raises(InputError, match="cannot be read"):
         start(SERVING_API_KEY_FILE=str(tmp_path / "none"))
+
+
+def test_what_is_under_way_is_not_refused_for_the_uploads_of_others():
+    refused, looked = asyncio.Event(), asyncio.Event()
+
+    async def app(scope, receive, send):
+        request = Request(scope, receive)
+        try:
+            await request.body()
+        except HTTPException:
+            refused.set()
+            await looked.wait()  # as long as its answer is sent
+        else:
+            await refused.wait()
+            assert not await request.is_disconnected()
+            looked.set()
+
+    async def upload(limited):
+        messages = [{"type": "http.request", "body": bytes(8)}]
+
+        async def receive():
+            if messages:
+                return messages.pop()
+            return await asyncio.Future()  # the client is there
+
+        await limited({"type": "http", "path": "/", "headers": []}, receive, None)
+
+    async def run():
+        limited = UploadLimit(app, {"/": 10}, 10)
+        await asyncio.gather(upload(limited), upload(limited))
+
+    asyncio.run(run())
 
 
 def test_uploads_have_a_bound_together(settings, predictor, monkeypatch):

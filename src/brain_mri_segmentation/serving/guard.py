@@ -138,25 +138,26 @@ class UploadLimit:
         received = 0
 
         # Raised from within the reading of a form, through which FastAPI lets it.
-        def refuse_more() -> None:
+        def refuse_too_large() -> None:
             if max(size, received) > most:
                 raise HTTPException(
                     413,
                     f"The upload is larger than {most} bytes (serving.max_upload_bytes, or "
                     "max_slice_bytes for one slice).",
                 )
-            if self._room < 0:
-                raise HTTPException(
-                    429, "Too many uploads are under way. Try again in 5 s.", {"Retry-After": "5"}
-                )
 
         async def receive_up_to_the_limit() -> Message:
             nonlocal received
-            refuse_more()
+            refuse_too_large()
             message = await receive()
-            received += len(message.get("body", b""))
-            self._room -= len(message.get("body", b""))
-            refuse_more()
+            body = message.get("body", b"")
+            received += len(body)
+            self._room -= len(body)
+            refuse_too_large()
+            if body and self._room < 0:  # not also one that has arrived and looks for its client
+                raise HTTPException(
+                    429, "Too many uploads are under way. Try again in 5 s.", {"Retry-After": "5"}
+                )
             return message
 
         async def send_in_pieces(message: Message) -> None:
