@@ -137,6 +137,10 @@ def test_a_dicom_series_gives_a_segmentation_that_belongs_to_it(model_path, tmp_
     assert "no DICOM SEG: " in run(*arguments).stdout
     assert "no DICOM SEG: " in run(*arguments).stdout  # a second run knows it, too
     assert list((tmp_path / "other/masks").glob("*.nii.gz"))
+    arguments[4] = tmp_path / "out"
+    run(*arguments, "--overwrite")
+    assert not written.exists()  # nor could it be stored as what was found now
+    arguments[4] = tmp_path / "other"
     run(*arguments, "--report")
     (report,) = (tmp_path / "other/reports").glob("*.html")
     assert "<li>No DICOM SEG: " in report.read_text()

@@ -245,6 +245,22 @@ def test_files_that_differ_by_their_ending_alone_are_both_found(folder):
     assert (volumes["single"], volumes["single.tif"]) == (["single.PNG"], ["other"])
 
 
+def test_no_volume_of_slices_is_called_as_a_file_that_may_be_a_stack(folder):
+    for name in ("a.tif", "a_1.png", "a_2.png", "a_2_7.png", "a-2.png", "b_1.tif", "b_2.tif"):
+        (folder / name).write_bytes(name.encode())
+    volumes = found(folder)
+    assert volumes.keys() == {"a-2", "a-3", "a_2-2", "b", "p/p", "single", "z"}
+    assert volumes["a-3"] == ["a.tif", "a_1.png", "a_2.png"]
+    assert volumes["a_2-2"] == ["a_2_7.png"]
+
+
+def test_a_volume_among_slices_is_left_out(folder):
+    files = readers(a_1=encode(RGB), a_2=HEAD, a_3=encode(RGB))
+    volume, problem = read_files(files, "a")
+    assert volume.names == ("a_1", "a_3")
+    assert "a_2 holds a volume" in problem.reason
+
+
 def test_several_places_are_searched_together(folder):
     (folder / "p/p_2.tif").write_bytes(b"p/p_2.tif")
     assert found(folder / "p", folder / "z.zip") == {

@@ -49,6 +49,15 @@ def segment(inputs, segment_each):
     return lambda **options: list(segment_each(find_volumes(inputs), **options))
 
 
+@pytest.fixture
+def stricter(model_path):
+    """Another model: the first with a higher threshold."""
+    model = Checkpoint.load(model_path)
+    return Predictor(
+        dataclasses.replace(model, preprocessing=model.preprocessing | {"threshold": 0.6})
+    )
+
+
 def times(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
@@ -104,18 +113,66 @@ def test_what_is_done_is_left_as_it_is(segment, inputs, tmp_path):
 
 
 def test_another_model_does_it_again_and_a_foreign_record_is_no_obstacle(
-    segment, inputs, model_path, tmp_path
+    segment, inputs, stricter, tmp_path
 ):
     segment()
-    model = Checkpoint.load(model_path)
-    stricter = model.preprocessing | {"threshold": 0.6}
-    other = Predictor(dataclasses.replace(model, preprocessing=stricter))
     output = Folder.at(str(tmp_path / "out"))
-    assert not any(o.done_before for o in segment_volumes(find_volumes(inputs), other, output))
-    for content in ("{}", "[1]", "no JSON"):
+    assert not any(o.done_before for o in segment_volumes(find_volumes(inputs), stricter, output))
+    for content in ("{}", "[1]", "no JSON", '{"files": 5}', '{"files": [5]}'):
         (tmp_path / "out/volumes/stack.json").write_text(content)
         assert not segment()[-1].done_before
         assert json.loads((tmp_path / "out/volumes/stack.json").read_text())["digest"]
+
+
+def test_a_stack_and_slices_of_one_name_are_two_volumes(segment, inputs):
+    for name, content in (("stack_1.png", SLICES[0]), ("stack_2.png", SLICES[1])):
+        inputs.write(name, encode(content))
+    outcomes = segment()
+    _, volumes = tabulate(outcomes)
+    assert {row["volume"]: row["slices"] for row in volumes} == {
+        **{"broken": 0, "p/p": 2, "packed": 1},
+        **{"stack": 3, "stack-2": 2},
+    }
+    assert sum(outcome.files for outcome in outcomes) == 7
+    assert [outcome.done_before for outcome in segment()] == [False, True, True, True, True]
+
+
+def test_what_an_earlier_run_wrote_and_this_one_does_not_is_removed(
+    segment, inputs, stricter, tmp_path
+):
+    segment(report=True)
+    output = Folder.at(str(tmp_path / "out"))
+    inputs.filesystem.rm_file(f"{inputs.path}/p/p_9.png")
+    foreign = ["masks/p/p_9.txt", "masks/p/p_7.png", "masks/q.png", "overlays/p/p_9/p_9.png"]
+    for name in foreign:
+        output.write(name, b"somebody else's")
+    record = json.loads(output.read("volumes/p/p.json"))
+    others = ["masks/q.png", "masks/p/p_9.txt", "../in/p/p_10.png", "masks/p/../../../in/stack.tif"]
+    record["files"] += [*others, "volumes.csv", "volumes/p/p.json", "masks/stack.tif"]
+    output.write("volumes/p/p.json", json.dumps(record).encode())
+    before = set(output.files()) | set(inputs.files())
+    list(segment_volumes(find_volumes(inputs), stricter, output))
+    assert before - set(output.files()) - set(inputs.files()) == {
+        *("masks/p/p_9.png", "overlays/p/p_9.png"),
+        *("reports/p/p.html", "reports/packed.html", "reports/stack.html"),
+    }
+
+
+def test_nobody_takes_what_an_interrupted_run_left_for_its_own(segment, stricter, inputs, tmp_path):
+    segment()
+    output, patient = Folder.at(str(tmp_path / "out")), find_volumes(inputs)["p/p"]
+    for gone in ((), ("p/p_9.png",)):
+        (tmp_path / "out/reports/p/p.html").mkdir(parents=True)  # which no file can replace
+        with pytest.raises(InputError, match=r"p\.html could not be written"):
+            list(segment_volumes({"p/p": patient}, stricter, output, report=True))
+        (tmp_path / "out/reports/p/p.html").rmdir()
+        for name in gone:
+            inputs.filesystem.rm_file(f"{inputs.path}/{name}")
+        assert [outcome.done_before for outcome in segment()] == [False, False, True, True]
+    assert not output.exists("masks/p/p_9.png")
+    assert json.loads(output.read("volumes/p/p.json"))["files"] == [
+        *("masks/p/p_10.png", "overlays/p/p_10.png")
+    ]
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(segment, tmp_path):

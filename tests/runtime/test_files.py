@@ -36,6 +36,14 @@ def test_what_is_written_is_found_and_read(folder):
     assert not folder.exists("b.png")
 
 
+def test_a_file_is_removed_alone_and_a_folder_is_not(folder):
+    folder.write("p/a.png", b"1")
+    folder.write("p/b.png", b"2")
+    for name in ("p/a.png", "p/a.png", "p", "nowhere.png"):
+        folder.remove(name)
+    assert list(folder.files()) == ["p/b.png"]
+
+
 def test_a_single_file_is_found_by_its_name(folder):
     folder.write("p/b.png", b"2")
     file = Folder(folder.filesystem, f"{folder.path}/p/b.png")

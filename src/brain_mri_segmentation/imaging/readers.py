@@ -177,9 +177,10 @@ def find_volumes(*places: Folder, leave_out: Folder | None = None) -> dict[str, 
 
     Returns:
         For each volume by its name a reader of its files by their paths without ending, at most
-        512 of pictures; files of one folder named ``<volume>_<number>`` are a volume, and so are
-        NIfTI, NRRD and MetaImage files that differ by the sequence they name, and the DICOM files
-        of a study; any other is by itself.
+        512 of pictures; files of one folder named ``<volume>_<number>`` are a volume (called
+        ``<volume>-2`` where a file is called ``<volume>``), and so are NIfTI, NRRD and MetaImage
+        files that differ by the sequence they name, and the DICOM files of a study; any other is
+        by itself.
 
     Raises:
         InputError: A place does not exist or holds nothing, or two hold files of the same path.
@@ -217,7 +218,14 @@ def find_volumes(*places: Folder, leave_out: Folder | None = None) -> dict[str, 
     for others in (group_sequences(by_kind.pop("grid")), group_studies(by_kind, places[0].name)):
         for name, paths in others.items():
             groups[free_name(name, groups)] = paths
-    return {name: {path: files[path] for path in paths} for name, paths in groups.items()}
+    taken = {*groups, *files}
+    return {
+        # A stack is a volume that is called as its file, and no other may be.
+        free_name(name, taken) if kinds.get(name) == "picture" and paths != [name] else name: {
+            path: files[path] for path in paths
+        }
+        for name, paths in groups.items()
+    }
 
 
 def _kind_by_name(name: str, read: FileReader) -> str | None:
@@ -275,6 +283,11 @@ def read_files(files: Mapping[str, FileReader], name: str) -> Iterator[Volume | 
         yield Volume(_to_slices(pages), name, tuple(slices), digest=_digest(digests))
     if placed:
         try:
+            if slices:
+                raise InputError(
+                    f"{placed[0][0]} holds a volume, and other files slices of one of the same "
+                    "name. Rename it."
+                )
             yield _to_volume(name, placed)
         except InputError as error:
             yield Unreadable(name, str(error))

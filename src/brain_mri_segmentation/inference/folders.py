@@ -2,14 +2,15 @@
 
 In the output folder stand ``masks`` and ``overlays``, named as what they are of, of volumes with a
 geometry ``probabilities`` as well, and ``reports`` on demand. In ``volumes`` is a record of each
-volume: the metrics of its slices, and the digest by which a later run sees that volume, model and
-version are the same and leaves it as it is.
+volume: the metrics of its slices, its files, and the digest by which a later run sees that volume,
+model and version are the same and leaves it as it is. Else that run replaces or removes its files.
 """
 
 import csv
 import hashlib
 import io
 import json
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,7 +23,7 @@ from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.imaging.dicom_seg import write_seg
 from brain_mri_segmentation.imaging.medical import write_nifti
 from brain_mri_segmentation.imaging.readers import Unreadable, read_files
-from brain_mri_segmentation.imaging.volume import Volume
+from brain_mri_segmentation.imaging.volume import MOST_SLICES, Volume
 from brain_mri_segmentation.imaging.writers import draw, to_files
 from brain_mri_segmentation.inference.predictor import BATCH_SIZE, Prediction, Predictor
 from brain_mri_segmentation.inference.report import render_report
@@ -177,8 +178,8 @@ def _read(
     for name, files in volumes.items():
         left = len(files)
         for found in read_files(files, name):
-            # What is not one of the files is made of all that are left.
-            count = 1 if isinstance(found, Unreadable) or found.name in files else left
+            # What is called as all are is made of all that are left.
+            count = left if isinstance(found, Volume) and found.name == name else 1
             left -= count
             yield found, name, count
 
@@ -205,13 +206,13 @@ def _segment(
     settings = f"{__version__} {predictor.checkpoint.digest}"
     digest = hashlib.blake2b(f"{settings} {volume.digest}".encode()).hexdigest()[:32]
     asked_for = [_report_of(volume)] if report else []
-    record = None if overwrite else _read_record(output, volume, digest, asked_for)
-    if record is not None:
-        return partial(_outcome_of, record, files, done_before=True)
+    before = _read_record(output, volume)
+    if not overwrite and _is_done(before, digest, asked_for, output):
+        return partial(_outcome_of, before, files, done_before=True)
     prediction = predictor.predict(volume, batch_size)
 
     def write() -> Outcome:
-        found = _write(volume, digest, prediction, predictor.checkpoint, output, report)
+        found = _write(volume, digest, prediction, predictor.checkpoint, output, report, before)
         return _outcome_of(found, files, done_before=False)
 
     return write
@@ -235,8 +236,16 @@ def _write(
     checkpoint: Checkpoint,
     output: Folder,
     report: bool,
+    before: Record,
 ) -> Record:
-    """Write the pictures of a volume and at last its record."""
+    """Write the pictures of a volume in place of those of the record before, and at last its own.
+
+    A run that is killed meanwhile leaves a record by which the next one knows what to replace, and
+    no earlier model takes what is here for its own.
+    """
+    replaced = _replaced_by(volume, before)
+    if before:
+        _write_record(output, volume, {"replaced": replaced})
     written = []
     for name, content in _files(volume, prediction):
         output.write(name, content)
@@ -261,6 +270,8 @@ def _write(
     ]
     for row in rows:
         row["review"] = row["review"] or ""
+    for name in set(replaced).difference(written):
+        output.remove(name)
     record: Record = {
         "research_use_only": DISCLAIMER,
         "digest": digest,
@@ -270,7 +281,7 @@ def _write(
         "notes": volume.notes,
         "slices": rows,
     }
-    output.write(_record_of(volume), (json.dumps(record, indent=1) + "\n").encode())
+    _write_record(output, volume, record)
     return record
 
 
@@ -287,19 +298,42 @@ def _files(volume: Volume, prediction: Prediction) -> Iterator[tuple[str, bytes]
         yield f"overlays/{name}", content
 
 
-def _read_record(
-    output: Folder, volume: Volume, digest: str, asked_for: list[str]
-) -> Record | None:
-    """Return the record of a volume that is done; None if it is not, or another one was."""
+def _read_record(output: Folder, volume: Volume) -> Record:
+    """Return the record of a volume of this name; empty if there is none, or it is not ours."""
     if not output.exists(_record_of(volume)):
-        return None
+        return {}
     try:
-        record = json.loads(output.read(_record_of(volume)))
-        same = record["digest"] == digest and set(asked_for) <= set(record["files"])
-        done = same and all(map(output.exists, record["files"]))
-        return record if done and {"slices", "review", "notes", *_SUMS} <= record.keys() else None
-    except (ValueError, KeyError, TypeError):  # not one of ours
-        return None
+        record: Record = json.loads(output.read(_record_of(volume)))
+        names = [*record.get("files", []), *record.get("replaced", [])]
+    except (ValueError, AttributeError, TypeError):
+        return {}
+    return record if all(isinstance(name, str) for name in names) else {}
+
+
+def _write_record(output: Folder, volume: Volume, record: Record) -> None:
+    output.write(_record_of(volume), (json.dumps(record, indent=1) + "\n").encode())
+
+
+def _is_done(record: Record, digest: str, asked_for: list[str], output: Folder) -> bool:
+    return (
+        record.get("digest") == digest
+        and {"files", "slices", "review", "notes", *_SUMS} <= record.keys()
+        and set(asked_for) <= set(record["files"])
+        and all(map(output.exists, record["files"]))
+    )
+
+
+def _replaced_by(volume: Volume, record: Record) -> list[str]:
+    """Return those files of a record that nothing but this volume can have by their names.
+
+    Records may come from anywhere: no other file must be removed because one lists it. A volume of
+    as many slices as one may have goes on in another, which may have got some of its slices.
+    """
+    of_slices = r"_\d+\.png|" if len(volume.names) < MOST_SLICES else ""
+    folders, endings = "masks|overlays|probabilities|reports", r"png|tif|nii\.gz|dcm|html"
+    ours = rf"({folders})/{re.escape(volume.name)}({of_slices}\.({endings}))"
+    names: list[str] = record.get("files") or record.get("replaced", [])
+    return [name for name in names if re.fullmatch(ours, name)]
 
 
 def seg_of(volume: Volume) -> str:

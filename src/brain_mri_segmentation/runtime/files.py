@@ -97,6 +97,19 @@ class Folder:
         else:  # an object appears when all of it has arrived
             self.filesystem.pipe_file(path, content)
 
+    def remove(self, name: str) -> None:
+        """Remove a file by its path inside, if there is one.
+
+        Raises:
+            InputError: The local disk refuses.
+        """
+        path = f"{self.path}/{name}"
+        try:
+            if self.filesystem.isfile(path):
+                self.filesystem.rm_file(path)
+        except OSError as error:
+            raise InputError(f"{path} could not be removed: {error}.") from error
+
 
 def refuse_odd_path(filesystem: AbstractFileSystem, path: str) -> None:
     """Refuse what was found in a folder and would be left out, or could not be written again.
