@@ -326,8 +326,8 @@ def _is_done(record: Record, digest: str, asked_for: list[str], output: Folder) 
 def _replaced_by(volume: Volume, record: Record) -> list[str]:
     """Return those files of a record that nothing but this volume can have by their names.
 
-    Records may come from anywhere: no other file must be removed because one lists it. A volume of
-    as many slices as one may have goes on in another, which may have got some of its slices.
+    Records may come from anywhere: no other file must be removed because one lists it. Slices move
+    between the parts of a volume of more than 512 (``a``, ``a-2``), so those of parts all stay.
     """
     of_slices = r"_\d+\.png|" if len(volume.names) < MOST_SLICES else ""
     folders, endings = "masks|overlays|probabilities|reports", r"png|tif|nii\.gz|dcm|html"
