@@ -309,7 +309,8 @@ def test_the_sequences_of_a_head_are_found_by_their_names(page, tmp_path):
     dicom.mkdir()
     for number, file in enumerate(dicom_series(VOXELS[..., 1], AFFINE, study())):
         (dicom / f"IM{number}").write_bytes(file)
-    (tmp_path / "x_seg.nii").write_bytes(b"left out")
+    for name in ("x_seg", "x-seg", "x_dseg", "x_segmentation", "x_label"):
+        (tmp_path / f"{name}.nii").write_bytes(b"left out")
     upload(page, sorted(tmp_path.glob("*.nii")) + sorted(dicom.iterdir()))
     assert page.inner_text("#errors") == ""
     assert page.inner_text("#number").endswith("of 16")

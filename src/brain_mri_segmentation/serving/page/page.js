@@ -31,7 +31,7 @@ async function kindOf({ file }) {  // DICOM by its bytes, which also tell the st
 }
 
 async function add(items) {  // files with their paths
-  const visible = items.filter(({ file }) => file.name[0] !== "." && !/_(mask|seg)\.[a-z.]+$/i.test(file.name));
+  const visible = items.filter(({ file }) => file.name[0] !== "." && !/[^a-z0-9](mask|d?seg(mentation)?|labels?)\.[a-z.]+$/i.test(file.name));
   queue += visible.length; progress();
   for (const item of visible) item.kind = await kindOf(item);
   const others = visible.filter(item => !item.kind).map(({ file }) => file.name);
