@@ -124,6 +124,15 @@ def test_another_model_does_it_again_and_a_foreign_record_is_no_obstacle(
         assert json.loads((tmp_path / "out/volumes/stack.json").read_text())["digest"]
 
 
+def test_another_engine_does_it_again(segment, inputs, model_path, tmp_path):
+    segment()
+    output = Folder.at(str(tmp_path / "out"))
+    reference = Predictor(Checkpoint.load(model_path), engine="torch")
+    for done in (False, True):
+        outcomes = list(segment_volumes(find_volumes(inputs), reference, output))
+        assert [o.done_before for o in outcomes] == [False, done, done, done]  # one is broken
+
+
 def test_a_stack_and_slices_of_one_name_are_two_volumes(segment, inputs):
     for name, content in (("stack_1.png", SLICES[0]), ("stack_2.png", SLICES[1])):
         inputs.write(name, encode(content))
@@ -201,7 +210,7 @@ def test_ctrl_c_leaves_whole_volumes(inputs, model_path, tmp_path, segment):
     predictor, output = load_model(model_path), Folder.at(str(tmp_path / "out"))
 
     class Interrupted:
-        name, device, calls, engine = "interrupted", "cpu", 0, predictor.engine
+        name, device, calls, engine = predictor.engine.name, "cpu", 0, predictor.engine
 
         def __call__(self, images):
             self.calls += 1

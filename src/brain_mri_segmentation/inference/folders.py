@@ -3,7 +3,7 @@
 In the output folder stand ``masks`` and ``overlays``, named as what they are of, of volumes with a
 geometry ``probabilities`` as well, and ``reports`` on demand. In ``volumes`` is a record of each
 volume: the metrics of its slices, its files, and the digest by which a later run sees that volume,
-model and version are the same and leaves it as it is. Else that run replaces or removes its files.
+model, engine and version are the same and leaves it as it is; else it replaces its files.
 """
 
 import csv
@@ -203,7 +203,7 @@ def _segment(
     report: bool,
 ) -> Callable[[], Outcome]:
     """Segment a volume that is not done, and return what writes it and says what became of it."""
-    settings = f"{__version__} {predictor.checkpoint.digest}"
+    settings = f"{__version__} {predictor.checkpoint.digest} {predictor.engine.name}"
     digest = hashlib.blake2b(f"{settings} {volume.digest}".encode()).hexdigest()[:32]
     asked_for = [_report_of(volume)] if report else []
     before = _read_record(output, volume)
