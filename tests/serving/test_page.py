@@ -293,7 +293,7 @@ def test_slices_are_shown_with_their_masks_and_metrics(page, slices):
         ({"tumour_ml": 1.234, "tumour_ml_low": None}, "tumour of 1.23 ml"),
         (
             {"tumour_ml": 1.234, "tumour_ml_low": 1, "tumour_ml_high": 1.5},
-            "tumour of 1.23 ml (with 90 % between 1.00 and 1.50 ml)",
+            "tumour of 1.23 ml (90 % interval: 1.00 to 1.50 ml)",
         ),
     ],
 )
