@@ -11,7 +11,7 @@ import torch
 
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.models import Checkpoint
-from brain_mri_segmentation.parameters import flatten
+from brain_mri_segmentation.parameters import PreprocessingParameters, flatten
 from brain_mri_segmentation.runtime.processes import Processes, started_again
 from brain_mri_segmentation.training.callbacks import LAST
 
@@ -123,7 +123,7 @@ def check_same_recipe(checkpoint: Checkpoint, fold: Checkpoint) -> None:
             {
                 "model": model.model_name,
                 "models": {model.model_name: model.metadata["model_options"]},
-                "preprocessing": model.preprocessing,
+                "preprocessing": dict(PreprocessingParameters.model_validate(model.preprocessing)),
                 "training": {
                     name: value
                     for name, value in cast(dict[str, object], model.metadata["training"]).items()
