@@ -394,6 +394,20 @@ def test_a_broken_slice_of_a_volume_is_named_and_the_others_are_shown(page, slic
 
 
 @in_browser
+def test_an_answer_that_is_cut_is_named_and_the_others_are_shown(page, slices, tmp_path):
+    other = tmp_path / "other.tif"
+    other.write_bytes(slices[-1].read_bytes())
+    page.evaluate(
+        """() => { const whole = window.fetch; let answers = 0;
+        window.fetch = (...asked) => answers++ ? whole(...asked) : new Response("PK"); }"""
+    )
+    upload(page, [slices[0], other])
+    assert "its result cannot be shown" in page.inner_text("#errors")
+    assert page.inner_text("#number") == "1 of 1"
+    assert page.is_hidden("#progress")
+
+
+@in_browser
 def test_a_zip_and_a_stack_show_all_their_slices(page, slices, tmp_path):
     with zipfile.ZipFile(tmp_path / "patient.zip", "w") as archive:
         for path in slices:

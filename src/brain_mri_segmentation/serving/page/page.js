@@ -42,7 +42,11 @@ async function add(items) {  // files with their paths
   const heads = group(wanted);
   let next = 0;
   const worker = async () => {
-    while (next < heads.length) { const files = heads[next++]; await segment(files); finished += files.length; progress(); }
+    while (next < heads.length) {
+      const files = heads[next++];
+      try { await segment(files); } catch (error) { refuse(files[0].file.name, `its result cannot be shown: ${error.message}`); }
+      finished += files.length; progress();
+    }
   };
   await Promise.all([worker(), worker()]);
   if (finished === queue) { queue = finished = 0; $("progress").hidden = true; }
