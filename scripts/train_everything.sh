@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Train and compare all models: the EfficientNet U-Net, the U-Net baseline, the SegFormer that learns from the first, then the
-# folds of both U-Nets and the model from all patients. Meant for one large GPU; interrupted, the same command goes on.
+# folds of both U-Nets and the final model of each. Meant for one large GPU; interrupted, the same command goes on.
 #
 #   scripts/train_everything.sh [ENVIRONMENT [PARAMETERS]]
 #   scripts/train_everything.sh gpu raw_path=kaggle_3m,evaluation.split=val

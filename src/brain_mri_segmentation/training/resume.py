@@ -1,4 +1,4 @@
-"""Going on with an interrupted training, and refusing to go on with another one."""
+"""Going on with an interrupted training, and telling one training from another."""
 
 import fcntl
 import logging

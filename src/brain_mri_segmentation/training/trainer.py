@@ -215,7 +215,7 @@ def _make_network(
         # What it started from need not be there any more; Lightning puts the weights of now in.
         best = _network_weights(interrupted["best_weights"])
         network = rebuild_model(recipe.model_name, interrupted["model_config"], best)
-        return network, interrupted["known_patients"]
+        return network, interrupted.get("known_patients", [])  # of an older version
     if (path := recipe.training.initial_weights) is None:
         channels = CHANNELS * (2 * recipe.preprocessing.context + 1)
         return create_model(recipe.model_name, recipe.model_options, channels), []
