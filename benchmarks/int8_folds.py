@@ -14,7 +14,7 @@ import pandas as pd
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 
-from brain_mri_segmentation.pipelines import SPLIT_FOLDERS
+from brain_mri_segmentation.pipelines import DEVELOPMENT_FOLDERS
 from brain_mri_segmentation.pipelines.cross_validation.nodes import select_folds
 from brain_mri_segmentation.publishing.quantisation import prove, quantise
 
@@ -33,7 +33,7 @@ def main() -> None:
     ) as session:
         catalog = session.load_context().catalog
         assignment = catalog.load("fold_assignment")
-        partitions = {name: catalog.load(name) for name in SPLIT_FOLDERS}
+        partitions = {name: catalog.load(name) for name in DEVELOPMENT_FOLDERS}
         folds = int(assignment["fold"].max())
         slices = select_folds(assignment, folds, **partitions)
         for fold in (f"fold_{n}" for n in range(1, folds + 1)):
