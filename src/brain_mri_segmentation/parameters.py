@@ -11,7 +11,6 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PositiveFloat,
     ValidationError,
@@ -27,10 +26,8 @@ EngineName = Literal["auto", "torch", "openvino", "onnxruntime"]
 """What runs a network: ``auto`` is the fastest one here, ``torch`` the reference in 32 bits."""
 
 
-class Parameters(BaseModel):
+class Parameters(BaseModel, frozen=True, extra="forbid"):
     """A group of parameters: frozen, and closed to names that it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     @model_validator(mode="before")
     @classmethod

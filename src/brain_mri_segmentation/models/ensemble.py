@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypedDict
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from torch import nn
 
 from brain_mri_segmentation.errors import InputError
@@ -17,10 +17,8 @@ from brain_mri_segmentation.models.registry import architecture, register
 _SMALLEST = 1e-6  # probabilities are kept this far from 0 and 1, so that their logarithm is finite
 
 
-class EnsembleOptions(BaseModel):
+class EnsembleOptions(BaseModel, frozen=True, extra="forbid"):
     """Options under ``models.ensemble``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     checkpoints: list[str] | str
     """Files of the members, or a pattern such as ``data/06_models/unet/fold_*/best.ckpt``."""

@@ -4,7 +4,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from torch import nn
 from torch.nn import functional as F
 
@@ -26,10 +26,8 @@ _B2 = {
 _HEAD = "decode_head.classifier."  # the layer that gives a score for each class
 
 
-class SegFormerOptions(BaseModel):
+class SegFormerOptions(BaseModel, frozen=True, extra="forbid"):
     """Options under ``models.segformer``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     pretrained: str | None
     """Hub name or local folder of the first weights; None starts from random ones."""

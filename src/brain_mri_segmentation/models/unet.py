@@ -3,7 +3,7 @@
 from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from torch import nn
 from torch.nn import functional as F
 
@@ -11,10 +11,8 @@ from brain_mri_segmentation.models.hub import HubModel
 from brain_mri_segmentation.models.registry import register
 
 
-class UNetOptions(BaseModel):
+class UNetOptions(BaseModel, frozen=True, extra="forbid"):
     """Options under ``models.unet``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     channels: list[Annotated[int, Field(ge=1)]] = Field(min_length=2, max_length=6)
     """Width of each level, from full resolution down."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from torch import nn
 from torch.nn import functional as F
 
@@ -35,10 +35,8 @@ _DECODER = (192, 96, 64, 32)  # channels at strides 16, 8, 4, 2
 _EPSILON = 0.001  # of the encoder's batch normalisation, as it was trained
 
 
-class UNetEfficientNetOptions(BaseModel):
+class UNetEfficientNetOptions(BaseModel, frozen=True, extra="forbid"):
     """Options under ``models.unet_efficientnet``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     pretrained: bool | str
     """ImageNet weights of the encoder: ``true`` takes those of the package

@@ -3,15 +3,13 @@
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from brain_mri_segmentation import DISCLAIMER
 
 
-class Answer(BaseModel):
+class Answer(BaseModel, extra="forbid"):
     """A JSON object with these fields and no others."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class ModelCard(Answer):
