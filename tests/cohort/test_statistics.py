@@ -4,7 +4,7 @@ import pytest
 
 from brain_mri_segmentation.cohort.statistics import SliceStatistics, measure_slices
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.imaging.intensity import IntensityStatistics
+from brain_mri_segmentation.imaging.intensity import measure_intensities
 
 WITH = (32, 10, 99)
 
@@ -25,8 +25,8 @@ def test_slices_and_their_volumes_are_measured(table, slices, tmp_path):
     found = SliceStatistics.of(pd.read_csv(tmp_path / "statistics.csv"), names, *WITH)
     for place, name in enumerate(names):
         images = [slices.images[f"{name[:2]}_{number}"]() for number in (1, 2, 3)]
-        own = IntensityStatistics.of([slices.images[name]()], 10, 99).values
-        volume = IntensityStatistics.of(images, 10, 99).values
+        own = measure_intensities([slices.images[name]()], 10, 99)
+        volume = measure_intensities(images, 10, 99)
         # To the last bit, so that a training does not depend on where the values come from.
         assert np.array_equal(found.alone[place], own)
         assert np.array_equal(found.volume[place], volume)

@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from brain_mri_segmentation.imaging.intensity import (
-    IntensityStatistics,
     channels_first,
+    measure_intensities,
     normalise,
     resize_image,
     resize_mask,
@@ -38,7 +38,7 @@ def test_statistics_worked_out_by_hand():
     # 10 pixels: 0 x 1, 10 x 8, 200 x 1. The 10th percentile is 0 (one of ten), the 90th is 10.
     values = np.array([0] + [10] * 8 + [200], np.uint8)
     image = np.repeat(values.reshape(2, 5, 1), 3, axis=2)
-    low, high, mean, deviation = IntensityStatistics.of([image], 10, 90).values[:, 0]
+    low, high, mean, deviation = measure_intensities([image], 10, 90)[:, 0]
     assert (low, high) == (0, 10)
     assert mean == 9  # 200 counts as 10
     assert deviation == 3  # variance (81 + 9 * 1) / 10
@@ -47,19 +47,19 @@ def test_statistics_worked_out_by_hand():
 def test_statistics_of_a_volume_are_those_of_all_its_pixels():
     random = np.random.default_rng(0)
     volume = random.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
-    statistics = IntensityStatistics.of(iter(volume), 10, 99)
+    statistics = measure_intensities(iter(volume), 10, 99)
     for channel in range(3):
         pixels = volume[..., channel].astype(float)
         bounds = np.percentile(pixels, [10, 99], method="inverted_cdf")
         clipped = np.clip(pixels, *bounds)
         expected = [*bounds, clipped.mean(), clipped.std()]
-        np.testing.assert_allclose(statistics.values[:, channel], expected, rtol=1e-5)
+        np.testing.assert_allclose(statistics[:, channel], expected, rtol=1e-5)
 
 
 def test_normalised_volume_has_mean_0_and_deviation_1_in_each_channel():
     random = np.random.default_rng(0)
     volume = random.integers(0, 200, (3, 32, 32, 3), dtype=np.uint8)
-    statistics = IntensityStatistics.of(volume, 10, 99).values[None]
+    statistics = measure_intensities(volume, 10, 99)[None]
     normalised = normalise(channels_first(volume[:, None]), statistics)
     assert normalised.shape == (3, 3, 32, 32)
     assert normalised.dtype == np.float32
@@ -70,7 +70,7 @@ def test_normalised_volume_has_mean_0_and_deviation_1_in_each_channel():
 def test_arrays_and_tensors_of_neighbouring_slices_are_normalised_alike_bit_for_bit():
     random = np.random.default_rng(0)
     slices = random.integers(0, 200, (2, 3, 8, 8, 3), dtype=np.uint8)  # 2 of 3 neighbours each
-    statistics = np.stack([IntensityStatistics.of(volume, 10, 99).values for volume in slices])
+    statistics = np.stack([measure_intensities(volume, 10, 99) for volume in slices])
     images = channels_first(slices)
     assert np.array_equal(images[1, 3:6], slices[1, 1].transpose(2, 0, 1))
     expected = normalise(images, statistics)
@@ -87,10 +87,10 @@ def test_each_slice_of_a_batch_is_normalised_by_its_own_statistics():
 
 def test_a_constant_channel_becomes_zero():
     image = np.full((8, 8, 3), 7, np.uint8)
-    statistics = IntensityStatistics.of([image], 10, 99).values
+    statistics = measure_intensities([image], 10, 99)
     assert not normalise(channels_first(image[None])[None], statistics[None]).any()
 
 
 def test_statistics_of_nothing_are_refused():
     with pytest.raises(ValueError, match="at least one slice"):
-        IntensityStatistics.of([], 10, 99)
+        measure_intensities([], 10, 99)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from brain_mri_segmentation.imaging.intensity import IntensityStatistics
+from brain_mri_segmentation.imaging.intensity import measure_intensities
 from brain_mri_segmentation.parameters import AugmentationParameters
 from brain_mri_segmentation.runtime.processes import Processes
 from brain_mri_segmentation.training.augmentation import Augmentation, Draws
@@ -161,7 +161,7 @@ def test_a_lower_resolution_keeps_size_and_mean(batch):
 @pytest.mark.parametrize("settings", [{"gamma": 0.5}, {"noise": 20}])
 def test_statistics_follow_what_an_artifact_does_to_the_volume(batch, settings):
     before, after = (
-        IntensityStatistics.of([picture.numpy().transpose(1, 2, 0)], 0, 100).values
+        measure_intensities([picture.numpy().transpose(1, 2, 0)], 0, 100)
         for picture in (batch[0][0], batch[0][0])
     )
     changed, statistics = artifacts(batch[0], statistics=torch.from_numpy(before), **settings)
@@ -169,8 +169,8 @@ def test_statistics_follow_what_an_artifact_does_to_the_volume(batch, settings):
         levels = picture.round().clamp(0, 255).to(torch.uint8).numpy().transpose(1, 2, 0)
         if np.array_equal(levels, original.numpy().transpose(1, 2, 0)):
             continue
-        first = IntensityStatistics.of([original.numpy().transpose(1, 2, 0)], 0, 100).values
-        after = IntensityStatistics.of([levels], 0, 100).values
+        first = measure_intensities([original.numpy().transpose(1, 2, 0)], 0, 100)
+        after = measure_intensities([levels], 0, 100)
         moved = found.numpy()[2:] - before[2:]  # mean and deviation follow the slice
         np.testing.assert_allclose(moved, after[2:] - first[2:], atol=1.5)
 

@@ -7,7 +7,7 @@ import pandas as pd
 
 from brain_mri_segmentation.cohort.index import Slices
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.imaging.intensity import IntensityStatistics, count_intensities
+from brain_mri_segmentation.imaging.intensity import count_intensities, measure_counts
 from brain_mri_segmentation.imaging.naming import by_patient
 
 _VALUES = [
@@ -33,15 +33,15 @@ def measure_slices(
 
     Returns:
         One row a slice: ``slice``, its name; ``tumour_pixels``; the twelve values of
-        ``IntensityStatistics``, of the slice and (``volume_...``) of its volume; and what they were
+        ``measure_intensities``, of the slice and (``volume_...``) of its volume; and what they were
         measured with.
     """
     rows = []
     for names in by_patient(list(images)).values():
         counts = np.stack([count_intensities(images[name]()) for name in names])  # (N, 3, 256)
-        volume = IntensityStatistics.of_counts(counts.sum(axis=0), lower, upper).values.ravel()
+        volume = measure_counts(counts.sum(axis=0), lower, upper).ravel()
         for name, own in zip(names, counts, strict=True):
-            alone = IntensityStatistics.of_counts(own, lower, upper).values.ravel()
+            alone = measure_counts(own, lower, upper).ravel()
             tumour = np.count_nonzero(masks[name]())
             rows.append([name, tumour, *alone, *volume, size, lower, upper])
     return pd.DataFrame(
@@ -54,7 +54,7 @@ class SliceStatistics:
     """What was measured of N slices.
 
     Attributes:
-        alone: (N, 4, 3) float32, ``IntensityStatistics.values`` of each slice.
+        alone: (N, 4, 3) float32, ``measure_intensities`` of each slice.
         volume: (N, 4, 3) float32, those of its volume.
         tumour_pixels: (N,) int64.
     """

@@ -7,7 +7,6 @@ percentiles and scaled to mean 0 and standard deviation 1, here per channel.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -79,50 +78,38 @@ def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.asarray(Image.fromarray(binary).resize((width, height), Image.Resampling.NEAREST))
 
 
-@dataclass(frozen=True)
-class IntensityStatistics:
-    """What ``normalise`` needs of a volume: four values per channel, in the unit of its slices.
+def measure_intensities(slices: Iterable[np.ndarray], lower: float, upper: float) -> np.ndarray:
+    """Measure what ``normalise`` needs of a volume; of uint8, one slice is in memory at a time.
 
-    Attributes:
-        values: (4, 3) float32: lower bound, upper bound, mean and standard deviation of the
-            intensities clipped to the bounds. A constant channel has standard deviation 1.
+    Args:
+        slices: (H, W, 3) uint8 each, or all of a volume as (N, H, W, 3) float32.
+        lower: Percentile of the lower bound.
+        upper: Percentile of the upper bound.
+
+    Returns:
+        (4, 3) float32: lower bound, upper bound, mean and standard deviation by channel, of the
+        intensities clipped to the bounds. A constant channel has standard deviation 1.
+
+    Raises:
+        ValueError: There is no slice.
     """
-
-    values: np.ndarray
-
-    @classmethod
-    def of(cls, slices: Iterable[np.ndarray], lower: float, upper: float) -> "IntensityStatistics":
-        """Measure one or more slices of a volume; of uint8, one is in memory at a time.
-
-        Args:
-            slices: (H, W, 3) uint8 each, or all of a volume as (N, H, W, 3) float32.
-            lower: Percentile of the lower bound.
-            upper: Percentile of the upper bound.
-
-        Raises:
-            ValueError: There is no slice.
-        """
-        if isinstance(slices, np.ndarray) and slices.dtype != np.uint8:
-            return cls._of_floats(slices.reshape(-1, CHANNELS), (lower, upper))
-        counts = sum((count_intensities(image) for image in slices), _NOTHING)
-        if not counts.any():
-            raise ValueError("intensity statistics need at least one slice, got none")
-        return cls.of_counts(counts, lower, upper)
-
-    @classmethod
-    def of_counts(cls, counts: np.ndarray, lower: float, upper: float) -> "IntensityStatistics":
-        """Take the statistics of (3, 256) pixels by channel and intensity."""
-        return cls(np.stack([_clipped_moments(c, lower, upper) for c in counts], axis=1))
-
-    @classmethod
-    def _of_floats(cls, pixels: np.ndarray, bounds: tuple[float, float]) -> "IntensityStatistics":
-        low, high = np.percentile(
-            pixels, bounds, axis=0, method="inverted_cdf"
-        )  # as of a histogram
+    if isinstance(slices, np.ndarray) and slices.dtype != np.uint8:
+        pixels = slices.reshape(-1, CHANNELS)
+        # As of a histogram, whose percentiles are intensities.
+        low, high = np.percentile(pixels, (lower, upper), axis=0, method="inverted_cdf")
         clipped = np.clip(pixels, low, high)
         mean, deviation = (f(clipped, axis=0, dtype=np.float64) for f in (np.mean, np.std))
         deviation = np.where(deviation > 0, deviation, 1.0)
-        return cls(np.stack([low, high, mean, deviation]).astype(np.float32))
+        return np.stack([low, high, mean, deviation]).astype(np.float32)
+    counts = sum((count_intensities(image) for image in slices), _NOTHING)
+    if not counts.any():
+        raise ValueError("intensity statistics need at least one slice, got none")
+    return measure_counts(counts, lower, upper)
+
+
+def measure_counts(counts: np.ndarray, lower: float, upper: float) -> np.ndarray:
+    """Return what ``measure_intensities`` does, of (3, 256) pixels by channel and intensity."""
+    return np.stack([_clipped_moments(c, lower, upper) for c in counts], axis=1)
 
 
 def count_intensities(image: np.ndarray) -> np.ndarray:
@@ -168,7 +155,7 @@ def normalise(images: Array, statistics: Array) -> Array:
 
     Args:
         images: (N, 3 K, H, W), uint8 or float32, of K neighbouring slices.
-        statistics: (N, 4, 3) or (1, 4, 3), ``IntensityStatistics.values`` of each slice's volume.
+        statistics: (N, 4, 3) or (1, 4, 3), as of ``measure_intensities`` of each slice's volume.
 
     Returns:
         (N, 3 K, H, W) float32, mean 0 and standard deviation 1 over the volume.

@@ -19,8 +19,8 @@ from pydantic import ValidationError
 
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.imaging.intensity import (
-    IntensityStatistics,
     channels_first,
+    measure_intensities,
     neighbours,
     normalise,
     to_model_grid,
@@ -207,14 +207,14 @@ class Predictor:
         """
         rules = self.preprocessing
         slices = to_model_grid(volume, rules.image_size)
-        measured = IntensityStatistics.of(slices, rules.lower_percentile, rules.upper_percentile)
+        measured = measure_intensities(slices, rules.lower_percentile, rules.upper_percentile)
         places = neighbours(len(slices), rules.context)
 
         def batch(start: int) -> np.ndarray:
             own = places[start : start + batch_size]  # (n, K)
             first, last = own.min(), own.max()
             images = channels_first(slices[first : last + 1, None])  # each once: (m, 3, S, S)
-            normalised = normalise(images, measured.values[None])
+            normalised = normalise(images, measured[None])
             return normalised[own - first].reshape(len(own), -1, *slices.shape[1:3])
 
         return map(batch, range(0, len(slices), batch_size))

@@ -72,7 +72,7 @@ class Augmentation:
         Args:
             images: (N, C, S, S) uint8, C the channels of the slice between those of its neighbours.
             masks: (N, S, S) int64, 0 or 1.
-            statistics: (N, 4, 3) float32, ``IntensityStatistics.values`` of each slice's volume.
+            statistics: (N, 4, 3) float32, ``measure_intensities`` of each slice's volume.
             own_statistics: The same of the slice alone.
             draws: Source of all randomness.
 
@@ -104,7 +104,7 @@ class Augmentation:
 
         Args:
             images: (N, neighbours, 3, S, S) float32 in 0..255.
-            statistics: (N, 4, 3) float32, ``IntensityStatistics.values``, which follow.
+            statistics: (N, 4, 3) float32, ``measure_intensities``, which follow.
             draws: Source of all randomness.
         """
         count = len(images)
