@@ -1,4 +1,4 @@
-# Python 3.11 and make are all that a fresh clone needs. `make` alone lists the targets.
+# Python 3.11 or 3.12 and make are all that a fresh clone needs. `make` alone lists the targets.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PORT ?= 8000
 CASES ?= 10000
@@ -9,7 +9,7 @@ INSTALLED := .venv/installed
 .PHONY: help install lock demo test test-fast fuzz lint format docs page benchmark benchmark-inference viz serve image runs clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(INSTALLED)  ## make .venv with pinned dependencies
 

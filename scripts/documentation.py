@@ -22,7 +22,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     }
     pages["reference/configuration.md"] = (
         "# Configuration\n\nWhat `conf/base` says; `conf/local` comes after it. Types and ranges: "
-        "[parameters](python/brain_mri_segmentation/parameters.md).\n\n"
+        "[parameters](python/brain_mri_segmentation/parameters.md), where the limits of "
+        "the service (`ServingParameters`) are as well.\n\n"
     ) + "\n".join(
         f"## {path.name}\n\n```yaml\n{path.read_text()}```\n"
         for path in sorted(PROJECT.glob("conf/base/*.yml"))

@@ -93,7 +93,7 @@ def test_the_table_of_volumes_has_the_interval_that_the_model_knows(model_path, 
     millilitres, low, high = volumes[["tumour_ml", "tumour_ml_low", "tumour_ml_high"]].iloc[0]
     assert millilitres > 0
     assert low < millilitres < high
-    assert f"head: {low:.1f} to {high:.1f} ml with 90 %." in shown
+    assert f"head: {low:.1f} to {high:.1f} ml (90 % interval)." in shown
     assert low * high == pytest.approx(millilitres**2, rel=0.01)
     assert 0 < volumes["expected_dice"][0] <= 1
 

@@ -35,12 +35,14 @@ from brain_mri_segmentation.runtime import startup
 from brain_mri_segmentation.runtime.files import Folder
 
 _MOST_ROWS = 40  # of the table that is printed
+_DICE = {"out_of_fold_dice": "Dice out of fold", "val_dice": "validation Dice"}
 _NOT_SHOWN = ("volume", "review", "notes", "tumour_ml_low", "tumour_ml_high", "expected_dice")
 
 app = typer.Typer(
     help=f"Find lower-grade glioma in brain MRI slices. {DISCLAIMER}",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # it would keep the line breaks of this file in its help
     pretty_exceptions_enable=False,
 )
 # Names of files may look like markup.
@@ -193,7 +195,7 @@ def segment(
         if row["review"]:
             _out.print(f"{volume}, to review: {row['review']}.")
         if low:
-            _out.print(f"{volume}: {low:.1f} to {high:.1f} ml with 90 %.")
+            _out.print(f"{volume}: {low:.1f} to {high:.1f} ml (90 % interval).")
         if row["notes"]:
             _out.print(f"{volume}: {row['notes']}.")
     if before := sum(outcome.done_before for outcome in outcomes):
@@ -264,8 +266,11 @@ def _describe(predictor: Predictor, place: str) -> dict[str, object]:
         "digest": checkpoint.digest,
         "parameters": f"{parameters:,}",
         "trained on": f"{len(checkpoint.metadata.get('train_patients', []))} patients",
-        "Dice out of fold": checkpoint.metadata.get("out_of_fold_dice", "not known"),
-        "validation Dice": checkpoint.metadata.get("val_dice", "not known"),
+        **{
+            name: checkpoint.metadata[key]
+            for key, name in _DICE.items()
+            if key in checkpoint.metadata
+        },
         **dict(predictor.preprocessing),
         "engine": predictor.engine.name,
         "device": predictor.engine.device,

@@ -29,7 +29,9 @@ FLAIR = phantom(6, 64)[0].transpose(2, 1, 0, 3)[..., 1]
 AFFINE = axial_affine(FLAIR.shape, (3.6, 3.6, 4.0), OBLIQUE)
 BRIGHT = 1800  # what the tests take for tumour, so that the source itself tells where it is
 MODEL = ("unet_efficientnet", "55a61874bfff40d8")
-SAID = "321 voxels, 2.50 ml, 1.55 to 4.07 ml with 90 %, expected Dice 0.87, 0 slices to review"
+SAID = (
+    "321 voxels, 2.50 ml, 1.55 to 4.07 ml (90 % interval), expected Dice 0.87, 0 slices to review"
+)
 SOURCES = {
     "axial": lambda: dicom_series(FLAIR, AFFINE, study()),
     "sagittal": lambda: dicom_series(*turned(FLAIR, AFFINE, (1, 2, 0), (1, -1, 1)), study()),

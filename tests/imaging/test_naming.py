@@ -4,6 +4,7 @@ from brain_mri_segmentation.imaging.naming import (
     by_patient,
     group_sequences,
     group_volumes,
+    may_be_slice,
     sequence_of,
     site_of,
 )
@@ -107,3 +108,9 @@ def test_by_patient_groups_names_in_order():
 )
 def test_the_site_stands_in_the_patients_name(patient, site):
     assert site_of(patient) == site
+
+
+def test_masks_and_hidden_files_are_no_slices():
+    masks = ["p/p_1_mask.tif", "a_seg.png", "A-Label.png", "mask.png", "p/._p_1.tif"]
+    assert not any(may_be_slice(name) for name in masks)
+    assert all(may_be_slice(name) for name in ["mask/p_1.tif", "unmask.png", "a_seg_1.png"])

@@ -94,7 +94,7 @@ def test_the_tables_tell_what_was_found_and_what_is_wrong(segment):
     assert volumes["tumour_pixels"].tolist() == [
         slices.loc[slices["volume"] == name, "tumour_pixels"].sum() for name in volumes["volume"]
     ]
-    assert volumes["to_review"].sum() == (slices["review"] != "").sum() > 0
+    assert volumes["slices_to_review"].sum() == (slices["review"] != "").sum() > 0
     assert slices["problem"][0] == "The file is no TIFF, PNG or JPEG by its own bytes."
 
 

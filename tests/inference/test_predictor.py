@@ -67,7 +67,9 @@ def test_the_interval_is_of_the_volume_in_millilitres(known):
     assert total["tumour_ml"] == millilitres > 0
     interval = total["tumour_ml_low"], total["tumour_ml_high"]
     assert interval == pytest.approx((millilitres / 2, millilitres * 2))
-    said = f"{millilitres:.2f} ml, {millilitres / 2:.2f} to {millilitres * 2:.2f} ml with 90 %"
+    said = (
+        f"{millilitres:.2f} ml, {millilitres / 2:.2f} to {millilitres * 2:.2f} ml (90 % interval)"
+    )
     assert said in known.describe()
 
 
@@ -244,3 +246,16 @@ def test_what_lies_above_the_head_is_not_to_review(checkpoint):
     placed = predictor.predict(Volume(slices.astype(np.float32), geometry=geometry))
     assert placed.review[4:] == (None, None)
     assert placed.voxel_ml == pytest.approx(0.2592)
+
+
+def test_what_speaks_against_a_single_slice_speaks_against_its_mask(checkpoint):
+    predictor = Predictor(checkpoint)
+    slices = np.zeros((2, 32, 32, 3), np.uint8)
+    slices[:, 8:24, 8:24] = random_volume(2, 16, 16).slices
+    views = np.full((2, 2, 32, 32), -9, np.float32)
+    views[:, :, 10:20, 10:20] = 9  # sure, but
+    views[:, 1, 10:15] = -9  # the mirror image says half of it: a Dice of 2 * 50 / (100 + 50)
+    for count in (1, 2):
+        found = predictor.finish(Volume(slices[:count]), views[:count])
+        assert "a Dice of 0.67 with each other" in found.volume_review
+        assert found.review == ((found.volume_review,) if count == 1 else (None, None))

@@ -45,6 +45,7 @@ def test_an_uncertain_mask_is_to_be_reviewed_and_a_certain_one_is_not(phantom_fo
     assert reason(float("nan")) is None
     assert reason(0.4) == "the model is uncertain: it expects a Dice of 0.40 of its own mask"
     assert reason(0.4, uncertainty=0.7) is None
+    assert reason(0.0) == "nothing was found, but something may be tumour"
 
 
 def test_two_masks_of_a_volume_agree_as_their_dice_says():

@@ -289,7 +289,7 @@ def test_slices_are_shown_with_their_masks_and_metrics(page, slices):
 @pytest.mark.parametrize(
     ("found", "text"),
     [
-        ({"tumour_ml": None}, "tumour of 9 pixels (pictures do not say how large they are)"),
+        ({"tumour_ml": None}, "tumour of 9 pixels (pictures do not say how large a pixel is)"),
         ({"tumour_ml": 1.234, "tumour_ml_low": None}, "tumour of 1.23 ml"),
         (
             {"tumour_ml": 1.234, "tumour_ml_low": 1, "tumour_ml_high": 1.5},

@@ -42,6 +42,7 @@ _TOKENS = [
         ("pre-contrast", r"t1w?(?:flair)?|t1n|mp-?rage|f?spgr|bravo"),
     ]
 ]
+_MASK = re.compile(r"(?:^|[^a-z0-9])(?:mask|d?seg(?:mentation)?|labels?)$", re.IGNORECASE)
 _T1_FLAIR = re.compile(_START + r"t1(?:(?!t2).)*(?:flair|fluid|tirm)", re.IGNORECASE)  # is a T1
 _NUMBERED = re.compile(r"(.*[^0-9])[0-9]+\.[a-z]+", re.IGNORECASE | re.ASCII | re.DOTALL)
 
@@ -63,7 +64,7 @@ def parse_slice_name(name: str) -> SliceName | None:
 def may_be_slice(path: str) -> bool:
     """Say whether a file is neither hidden nor a mask, by its path."""
     name = PurePosixPath(path)
-    return not name.name.startswith(".") and not without_ending(path).endswith("_mask")
+    return not name.name.startswith(".") and not _MASK.search(without_ending(name.name))
 
 
 def without_ending(path: str) -> str:

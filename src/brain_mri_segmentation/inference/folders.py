@@ -164,7 +164,7 @@ def _sum_up(name: str, outcomes: list[Outcome]) -> Row:
         "tumour_pixels": sum(pixels),
         **{name: None if value is None else round(value, 2) for name, value in sums.items()},
         "slices_with_tumour": sum(count > 0 for count in pixels),
-        "to_review": sum(row["review"] != "" for row in rows),
+        "slices_to_review": sum(row["review"] != "" for row in rows),
         "problems": len(rows) - len(pixels),
         "review": whole.review,
         "notes": "; ".join(whole.notes),

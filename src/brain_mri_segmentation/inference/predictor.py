@@ -117,7 +117,7 @@ class Prediction:
         if self.tumour_ml is not None:
             parts.append(f"{self.tumour_ml:.2f} ml")
         if interval:
-            parts.append("{:.2f} to {:.2f} ml with 90 %".format(*interval))
+            parts.append("{:.2f} to {:.2f} ml (90 % interval)".format(*interval))
         if not np.isnan(self.volume_expected_dice):
             parts.append(f"expected Dice {self.volume_expected_dice:.2f}")
         parts.append(f"{found['slices_to_review']} slices to review")
@@ -260,10 +260,13 @@ class Predictor:
         probability = from_model_grid(probabilities, volume)
         mask = probability_to_mask(from_model_grid(kept, volume), threshold)
         shown = shows_head(volume) | mask.any(axis=(1, 2))
-        reasons = (
+        volume_review = reason_to_review_volume(mask, views_agree, rules)
+        reasons = [
             reason_to_review(image, dice, rules) if head else None
             for image, dice, head in zip(volume.pictures, expected, shown, strict=True)
-        )
+        ]
+        if len(reasons) == 1:  # what speaks against the whole speaks against its only slice
+            reasons[0] = reasons[0] or volume_review
         return Prediction(
             mask=mask,
             probability=probability,
@@ -271,7 +274,7 @@ class Predictor:
             expected_dice=expected,
             review=tuple(reasons),
             agreement=views_agree,
-            volume_review=reason_to_review_volume(mask, views_agree, rules),
+            volume_review=volume_review,
             voxel_ml=volume.geometry.voxel_ml if volume.geometry else None,
             volume_expected_dice=volume_expected,
             volume_interval=rules.volume_interval,

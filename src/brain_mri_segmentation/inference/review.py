@@ -108,7 +108,8 @@ def reason_to_review(
 
     Args:
         image: (H, W, 3) uint8.
-        expected: Dice that the model expects of its mask, NaN where nothing may be tumour.
+        expected: Dice that the model expects of its mask; 0 without a mask where something may be
+            tumour, NaN where nothing may be.
         rules: How much may be missing from 1.
     """
     # A mean over the last axis would take ten times as long.
@@ -123,6 +124,8 @@ def reason_to_review(
     ).mean()
     if border > _BRIGHTEST_BORDER * centre:
         return "the picture does not look like a brain MRI slice: its border is not darker"
+    if expected == 0:
+        return "nothing was found, but something may be tumour"
     if 1 - expected > rules.review_uncertainty:  # not so for NaN
         return f"the model is uncertain: it expects a Dice of {expected:.2f} of its own mask"
     return None

@@ -75,7 +75,7 @@ class SliceMetrics(Answer):
         examples=[0.41],
     )
     review: str | None = Field(
-        description="Why a person should look at it; null: nothing found.",
+        description="Why a person should look at it; null: nothing speaks for it.",
         examples=["the model is uncertain: it expects a Dice of 0.41 of its own mask"],
     )
     mask: RunLengths
@@ -105,7 +105,7 @@ class VolumeAnswer(ModelCard):
     slices_with_tumour: int
     slices_to_review: int
     review: str | None = Field(
-        description="Why a person should look at all slices; null: nothing found.",
+        description="Why a person should look at all slices; null: nothing speaks for it.",
         examples=["no tumour was found in any slice"],
     )
     missing: list[str] = Field(

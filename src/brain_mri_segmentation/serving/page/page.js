@@ -31,7 +31,7 @@ async function kindOf({ file }) {  // DICOM by its bytes, which also tell the st
 }
 
 async function add(items) {  // files with their paths
-  const visible = items.filter(({ file }) => file.name[0] !== "." && !/[^a-z0-9](mask|d?seg(mentation)?|labels?)\.[a-z.]+$/i.test(file.name));
+  const visible = items.filter(({ file }) => file.name[0] !== "." && !/(^|[^a-z0-9])(mask|d?seg(mentation)?|labels?)\.[a-z.]+$/i.test(file.name));
   queue += visible.length; progress();
   for (const item of visible) item.kind = await kindOf(item);
   const others = visible.filter(item => !item.kind).map(({ file }) => file.name);
@@ -249,7 +249,7 @@ function show(index) {
     + (slice.expected_dice == null ? "" : `, expected Dice ${slice.expected_dice.toFixed(2)}`) + "; "
     + (count > 1 ? `one of ${count} slices of a volume.` : "a slice by itself.");
   $("review").textContent = slice.review ? `Review: ${slice.review}.` : "";
-  $("whole").textContent = result.review ? `Review ${count > 1 ? "all slices" : "the slice"}: ${result.review}.` : "";
+  $("whole").textContent = result.review && count > 1 ? `Review all slices: ${result.review}.` : "";
   $("volume").textContent = count > 1
     ? `${head.name}: ${amount(result)} in ${result.slices_with_tumour} of ${count} slices, ${result.slices_to_review} to review`
       + (result.expected_dice == null ? "." : `; expected Dice ${result.expected_dice.toFixed(2)}.`) : "";
@@ -261,7 +261,7 @@ function show(index) {
 }
 
 function amount({ tumour_ml, tumour_ml_low, tumour_ml_high, tumour_pixels }) {
-  if (tumour_ml == null) return `tumour of ${tumour_pixels} pixels (pictures do not say how large they are)`;
+  if (tumour_ml == null) return `tumour of ${tumour_pixels} pixels (pictures do not say how large a pixel is)`;
   return `tumour of ${tumour_ml.toFixed(2)} ml` + (tumour_ml_low == null ? "" : ` (90 % interval: ${tumour_ml_low.toFixed(2)} to ${tumour_ml_high.toFixed(2)} ml)`);
 }
 
@@ -271,7 +271,7 @@ function plot() {
   const ink = getComputedStyle(document.body).color;
   context.clearRect(0, 0, width, height);
   slices.forEach((s, i) => {
-    context.fillStyle = s.review ? "#e69f00" : "#0072b2";
+    context.fillStyle = s.review ? "#0072b2" : "#e69f00";
     const bar = Math.max(2, (height - 6) * s.tumour_fraction / most);
     context.fillRect(i * step + step * .1, height - bar, Math.max(1, step * .8), bar);
     if (i === current) { context.strokeStyle = ink; context.lineWidth = 2; context.strokeRect(i * step + 1, 1, Math.max(step - 2, 1), height - 2); }
