@@ -1,13 +1,16 @@
 import gzip
 import subprocess
 import sys
+import tempfile
 import tracemalloc
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK
 from scans import (
     OBLIQUE,
     ORIENTATIONS,
@@ -213,6 +216,16 @@ def patched(content, place, data):
 PLAIN = nifti(FLAIR, SMALL_AFFINE)
 
 
+def hdf5(start):
+    """Return what begins as another kind of file, and is HDF5, which can name any other file."""
+    with tempfile.TemporaryDirectory() as folder:
+        SimpleITK.WriteImage(SimpleITK.Image(64, 64, 6, SimpleITK.sitkUInt16), f"{folder}/head.h5")
+        return start.ljust(512, b"\0") + Path(folder, "head.h5").read_bytes()
+
+
+META = b"ObjectType = Image\nNDims = 3\nComment = datafile=LOCAL\nElementDataFile"
+
+
 def bomb():
     """Many zeros behind a small volume, and a header that says that the volume is large."""
     return gzip.compress(PLAIN + bytes(2**27), 1), gzip.compress(
@@ -240,6 +253,12 @@ def bomb():
             b"ElementDataFile = /etc/passwd\n",
             "in another one",
         ),
+        # ITK takes the sign on the next line as well.
+        (META + b"\n= /etc/passwd\n", "in another one"),
+        (META + b"\r= /etc/passwd\n", "in another one"),
+        (META + b"\n= /etc/passwd\nElementDataFile = LOCAL\n", "in another one"),
+        (hdf5(b"ObjectType = Image\nElementDataFile = LOCAL\n"), "MetaImage file is broken"),
+        (hdf5(b"NRRD0004\n"), "NRRD file is broken"),
         (
             b"NRRD0004\ntype: short\ndimension: 3\nsizes: 90 90\n\n" + bytes(99),
             "NRRD file is broken",

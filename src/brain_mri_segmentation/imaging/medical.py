@@ -30,7 +30,8 @@ _GZIP = b"\x1f\x8b"
 _LONGEST_HEADER = 4096  # bytes; of what is packed, no more is unpacked to know what it is
 _MOST_EXTRA = 2**24  # bytes between header and voxels of a NIfTI file
 _MOST_BEHIND = 2**20  # bytes behind the voxels of a packed one
-_DATA_FILE = re.compile(rb"data ?file[ \t]*[:=][ \t]*(\S*)", re.IGNORECASE)
+_DATA_FILE = re.compile(rb"data ?file", re.IGNORECASE)
+_LOCAL = re.compile(rb"^ElementDataFile *[=:] *LOCAL\r?\n", re.MULTILINE)
 _UNITS = {"meter": 1000.0, "micron": 0.001}  # in mm
 
 
@@ -238,14 +239,17 @@ def _read_itk(content: bytes) -> Scan:
         ) from error
 
     nrrd = content.startswith(b"NRRD")
-    named = _DATA_FILE.findall(content.partition(b"\n\n")[0] if nrrd else content)
-    # The libraries would open whatever path stands there.
-    if named if nrrd else {place.lower() for place in named} != {b"local"}:
+    named = len(_DATA_FILE.findall(content))
+    # The library would open whatever path stands there. How it finds the end of a name, of a line
+    # and of the header is its own affair: nothing may be named anywhere.
+    if named if nrrd else named != 1 or not _LOCAL.search(content):
         raise InputError("The file says that its voxels are in another one. Save it as one file.")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / ("scan.nrrd" if nrrd else "scan.mha")
         path.write_bytes(content)
         reader = SimpleITK.ImageFileReader()
+        # Else it goes by the bytes: HDF5 may begin anywhere in a file, and names others, too.
+        reader.SetImageIO("NrrdImageIO" if nrrd else "MetaImageIO")
         reader.SetFileName(str(path))
         reader.ReadImageInformation()
         channels = reader.GetNumberOfComponents()
