@@ -148,7 +148,7 @@ class Checkpoint:
     @property
     def library(self) -> str:
         """Library that loads an exported folder, as the hub calls it."""
-        return ARCHITECTURES[self.model_name].LIBRARY
+        return ARCHITECTURES[self.model_name].layout.LIBRARY
 
     def folder_files(self, results: Mapping[str, object]) -> dict[str, bytes]:
         """Lay the model out as a folder that transformers and the Hugging Face hub understand.
@@ -159,7 +159,7 @@ class Checkpoint:
         Returns:
             The contents of each file by its name.
         """
-        layout = ARCHITECTURES[self.model_name]
+        layout = ARCHITECTURES[self.model_name].layout
         config, weights = layout.to_hub(self.model_config, self.weights)
         stored = _to_json(config)
         run = {
@@ -275,5 +275,5 @@ def _read_folder(path: Path) -> tuple[Checkpoint, str | None]:
             if hashlib.sha256(content).hexdigest() != copies[copy]:
                 raise ValueError(f"{copy} was changed")
         int8 = network, constants
-    config, weights = ARCHITECTURES[name].from_hub(config, weights)
+    config, weights = ARCHITECTURES[name].layout.from_hub(config, weights)
     return Checkpoint(name, config, preprocessor["preprocessing"], weights, metadata, int8), digest

@@ -12,7 +12,7 @@ from torch import nn
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.models.checkpoint import Checkpoint
 from brain_mri_segmentation.models.hub import HubModel
-from brain_mri_segmentation.models.registry import architecture, register
+from brain_mri_segmentation.models.registry import architecture
 
 _SMALLEST = 1e-6  # probabilities are kept this far from 0 and 1, so that their logarithm is finite
 
@@ -34,7 +34,6 @@ class Member(TypedDict):
     temperature: float
 
 
-@register("ensemble")
 class Ensemble(nn.Module, HubModel):
     """The mean probability of networks of any architecture.
 

@@ -1,12 +1,11 @@
 """Which architectures there are.
 
-A new one is a file beside this one, named as the class in it is registered, and a line in
-``ARCHITECTURES``. The files are imported when they are needed, since they need PyTorch.
+A new one is a file beside this one, and a line in ``ARCHITECTURES``. The files are imported when
+they are needed, since they need PyTorch.
 """
 
-from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
 from pydantic import BaseModel, ValidationError
 
@@ -34,27 +33,20 @@ class SegmentationModel(Protocol):
         """Return logits (N, 2, H, W), background and tumour, of images (N, C, H, W)."""
 
 
-ARCHITECTURES: dict[str, type[Layout]] = {
-    "ensemble": Layout,
-    "segformer": SegFormerLayout,
-    "unet": Layout,
-    "unet_efficientnet": Layout,
+class Architecture(NamedTuple):
+    """Name of the class in its file, and how an exported folder of it is laid out."""
+
+    network: str
+    layout: type[Layout] = Layout
+
+
+ARCHITECTURES = {
+    "ensemble": Architecture("Ensemble"),
+    "segformer": Architecture("SegFormer", SegFormerLayout),
+    "unet": Architecture("UNet"),
+    "unet_efficientnet": Architecture("UNetEfficientNet"),
 }
-"""Values of the parameter ``model``, and how an exported folder of each is laid out."""
-
-_registered: dict[str, type[Any]] = {}
-
-T = TypeVar("T", bound=type)
-
-
-def register(name: str) -> Callable[[T], T]:
-    """Make a class known as the architecture ``name``."""
-
-    def add(network: T) -> T:
-        _registered[name] = network
-        return network
-
-    return add
+"""By the names of their files, which are the values of the parameter ``model``."""
 
 
 def architecture(name: str) -> type[Any]:
@@ -63,9 +55,8 @@ def architecture(name: str) -> type[Any]:
     Raises:
         KeyError: There is none of that name.
     """
-    _ = ARCHITECTURES[name]
-    import_module(f"{__package__}.{name}")
-    return _registered[name]
+    network = ARCHITECTURES[name].network
+    return getattr(import_module(f"{__package__}.{name}"), network)
 
 
 def check_model_name(name: str) -> str:

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.models.layout import SegFormerLayout, label_names
-from brain_mri_segmentation.models.registry import register
 
 if TYPE_CHECKING:
     from transformers import SegformerForSemanticSegmentation
@@ -33,7 +32,6 @@ class SegFormerOptions(BaseModel, frozen=True, extra="forbid"):
     """Hub name or local folder of the first weights; None starts from random ones."""
 
 
-@register("segformer")
 class SegFormer(nn.Module, SegFormerLayout):
     """SegFormer with a head of two classes and logits at the resolution of the image.
 

