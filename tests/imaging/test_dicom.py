@@ -260,6 +260,8 @@ OBLIQUE_NORMAL = np.diag([-1, -1, 1]) @ AFFINE[:3, 2] / 4
             "No series is recognised as FLAIR",
         ),
         ([*FLAIR, *dicom_series(VOXELS[..., 1], AFFINE, study("P2"))], "There are 2 studies"),
+        # Anonymisers may give one UID to all: to studies, and even to series.
+        ([*FLAIR[:3], *(changed(file, PatientID="P2") for file in FLAIR[3:])], "2 studies or pat"),
         (
             [changed(file, Modality="CT") for file in FLAIR],
             "no MR image in the DICOM files, but CT",
@@ -276,6 +278,17 @@ OBLIQUE_NORMAL = np.diag([-1, -1, 1]) @ AFFINE[:3, 2] / 4
 def test_what_is_no_stack_is_one_clear_error(files, reason):
     with pytest.raises(InputError, match=reason):
         read_volume(files)
+
+
+def test_named_series_of_two_studies_are_no_head(tmp_path):
+    other = dicom_series(VOXELS[..., 2], AFFINE, study("PHANTOM_2"), 9)
+    for number, content in enumerate([*FLAIR, *other]):
+        (tmp_path / f"{number}").write_bytes(content)
+    with pytest.raises(InputError, match="2 studies or patients, and one is expected"):
+        read_sequences(
+            dict.fromkeys(["FLAIR", "post-contrast"], tmp_path),
+            series={"FLAIR": 3, "post-contrast": 9},
+        )
 
 
 def test_series_are_named_by_the_user(tmp_path):
@@ -309,6 +322,22 @@ def test_each_study_of_a_folder_is_a_volume(folder):
     assert [volume.name for volume in volumes] == list(found)
     assert sorted(len(volume.missing) for volume in volumes) == [0, 2, 2]
     assert all(np.array_equal(volume.slices[..., 1], SLICES[..., 1]) for volume in volumes)
+
+
+@pytest.mark.parametrize(
+    "tags", [{"StudyInstanceUID": ""}, {"StudyInstanceUID": "1.2", "PatientID": "PHANTOM_2"}]
+)
+def test_who_has_no_study_of_their_own_are_told_apart(tmp_path, tags):
+    first = {"StudyInstanceUID": tags["StudyInstanceUID"]}
+    for name, own in (("a", first), ("b", tags)):
+        (tmp_path / name).mkdir()
+        for number, content in enumerate(FLAIR):
+            (tmp_path / name / f"{number}").write_bytes(changed(content, **own))
+    places = [[tmp_path], [tmp_path / "a", *(tmp_path / "b").iterdir()]]
+    for found in (find_volumes(*(Folder.at(str(place)) for place in some)) for some in places):
+        assert {name: len(files) for name, files in found.items()} == {"a": 6, "b": 6}
+        volumes = [volume for name, files in found.items() for volume in read_files(files, name)]
+        assert all(np.array_equal(volume.slices[..., 1], SLICES[..., 1]) for volume in volumes)
 
 
 def test_the_index_of_a_cd_is_no_study(tmp_path):

@@ -34,11 +34,16 @@ def is_dicom(content: bytes) -> bool:
 
 
 def study_of(content: bytes) -> str:
-    """Return the UID of the study that a file belongs to; empty if it says none, or is broken."""
+    """Return what tells the study of a file from others; empty if it says none, or is broken."""
     try:
-        return str(_read(content, ["StudyInstanceUID"]).get("StudyInstanceUID", ""))
+        uid, patient = _head_of(_read(content, ["StudyInstanceUID", "PatientID"]))
     except Exception:  # of many kinds; what is broken is said when it is read
         return ""
+    return f"{uid} {patient}" if uid else ""
+
+
+def _head_of(image: "Dataset") -> tuple[str, str]:
+    return str(image.get("StudyInstanceUID") or ""), str(image.get("PatientID") or "")
 
 
 @contextmanager
@@ -71,8 +76,6 @@ def read_study(contents: Iterable[bytes]) -> tuple[dict[str, Scan], tuple[str, .
         InputError: There are several studies, no FLAIR, or it is no stack of slices.
     """
     found = _find_series(contents)
-    if (studies := len({str(s.first.get("StudyInstanceUID", "")) for s in found})) > 1:
-        raise InputError(f"There are {studies} studies, and one is expected. Send them one by one.")
     said = {
         series: series.sequence or ("FLAIR" if len(found) == 1 else None)
         for series in sorted(found, key=_Series.rank, reverse=True)
@@ -210,9 +213,13 @@ def _read(content: bytes, tags: list[str] | None = None) -> "Dataset":
 
 
 def _find_series(contents: Iterable[bytes]) -> list[_Series]:
-    """Return the series of MR images, in the order of their numbers; each image once."""
+    """Return the series of MR images, in the order of their numbers; each image once.
+
+    Raises:
+        InputError: They are of several studies or patients, or there is none.
+    """
     series: dict[str, dict[tuple[object, ...], Dataset]] = {}
-    others = set()
+    heads, others = set(), set()
     for content in contents:
         if not is_dicom(content):
             continue
@@ -221,6 +228,7 @@ def _find_series(contents: Iterable[bytes]) -> list[_Series]:
             said = " ".join(str(image.get("Modality", "no modality")).split())
             others.add(said[:16])  # as long as it may be; a broken file can say anything
             continue
+        heads.add(_head_of(image))
         # The UID does not suffice: anonymisers take it away, or give one to all images.
         known = str(image.get("SOPInstanceUID")), str(image.get("ImagePositionPatient"))
         uid = str(image.get("SeriesInstanceUID", ""))
@@ -228,6 +236,11 @@ def _find_series(contents: Iterable[bytes]) -> list[_Series]:
     if not series:
         what = ", ".join(sorted(others)[:8]) or "nothing"
         raise InputError(f"There is no MR image in the DICOM files, but {what}. Send FLAIR.")
+    if len(heads) > 1:
+        raise InputError(
+            f"There are {len(heads)} studies or patients, and one is expected. "
+            "Send them one by one."
+        )
     found = [_Series(list(images.values())) for images in series.values()]
     return sorted(found, key=lambda one: one.number)
 

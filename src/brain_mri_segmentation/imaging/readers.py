@@ -186,19 +186,20 @@ def find_volumes(*places: Folder, leave_out: Folder | None = None) -> dict[str, 
         InputError: A place does not exist or holds nothing, or two hold files of the same path.
     """
     files: Files = {}
-    kinds: dict[str, str] = {}  # of each file: picture, grid, or the UID of its study
+    kinds: dict[str, str] = {}  # of each file: picture, grid, or its study
     for place in places:
         found: Files = {}
-        prefix = f"{place.name}/" if len(places) > 1 and not place.is_file else ""
+        is_file = place.is_file
+        prefix = f"{place.name}/" if len(places) > 1 and not is_file else ""
         for name, read in place.files().items():
             ours = leave_out is not None and leave_out.holds(place, name)
-            if ours or (kind := _kind_by_name(name, read)) is None:
+            parent = PurePosixPath(place.path, "" if is_file else name).parent
+            if ours or (kind := _kind_by_name(name, read, parent)) is None:
                 continue
             if kind in ("picture", "grid"):
                 path = prefix + without_ending(name)
             else:  # a study is named by the folder that holds its files
-                folder = PurePosixPath(place.path).parent.name if place.is_file else ""
-                path = f"{folder}/{name}" if folder else prefix + name
+                path = str(PurePosixPath(parent.name, name)) if is_file else prefix + name
             path = prefix + name if path in found else path  # beside scan.tif is a scan.png
             found[path], kinds[path] = read, kind
         if not found:
@@ -228,8 +229,8 @@ def find_volumes(*places: Folder, leave_out: Folder | None = None) -> dict[str, 
     }
 
 
-def _kind_by_name(name: str, read: FileReader) -> str | None:
-    """Say how a file is grouped: ``picture``, ``grid``, or by the UID of its study; None: not."""
+def _kind_by_name(name: str, read: FileReader, folder: PurePosixPath) -> str | None:
+    """Say how a file is grouped: ``picture``, ``grid``, or by its study; None: not at all."""
     if not may_be_slice(name) or not _may_hold_slices(name):
         return None
     if name.lower().endswith(GRID_ENDINGS):
@@ -241,7 +242,9 @@ def _kind_by_name(name: str, read: FileReader) -> str | None:
         content = read()
     except InputError:  # said again when it is its turn
         return "picture"
-    return f"study {dicom.study_of(content)}" if dicom.is_dicom(content) else None
+    if not dicom.is_dicom(content):
+        return None
+    return f"study {dicom.study_of(content) or f'in {folder}'}"
 
 
 def read_files(files: Mapping[str, FileReader], name: str) -> Iterator[Volume | Unreadable]:
