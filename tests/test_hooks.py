@@ -28,6 +28,11 @@ def run(tmp_path):
     mlflow.set_tracking_uri(None)
 
 
+REPORT = {"split": "out_of_fold", "dice": 0.5, "hd95_mm": 3.0, "undefined_patients": 0.0}
+REPORT |= {"intervals_95": {"dice": [0.4, 0.6]}, "dice_by_fold": {"1": 0.75}}
+REPORT |= {"single_slices": REPORT | {"dice": None}}
+
+
 @pytest.fixture
 def tracker(run, tmp_path):
     reported = {"filepath": str(tmp_path / "metrics.json"), "metadata": {"mlflow": "artifact"}}
@@ -38,8 +43,8 @@ def tracker(run, tmp_path):
     tracker = TrackRun()
     tracker.before_pipeline_run(catalog)
     for name in ("out_of_fold.metrics", "kept"):
-        catalog.save(name, {"dice": 0.5})
-        tracker.after_dataset_saved(name, {"dice": 0.5})
+        catalog.save(name, REPORT)
+        tracker.after_dataset_saved(name, REPORT)
     return tracker
 
 
@@ -73,7 +78,16 @@ def test_reports_are_artifacts_and_other_files_are_not(tracker, run):
     found = mlflow.artifacts.list_artifacts(run_id=run.info.run_id)
     assert [item.path for item in found] == ["out_of_fold"]
     place = f"runs:/{run.info.run_id}/out_of_fold/metrics.json"
-    assert mlflow.artifacts.load_dict(place) == {"dice": 0.5}
+    assert mlflow.artifacts.load_dict(place) == REPORT
+
+
+def test_defined_metrics_are_metrics_of_the_run(tracker, run):
+    assert mlflow.MlflowClient().get_run(run.info.run_id).data.metrics == {
+        "out_of_fold/dice": 0.5,
+        "out_of_fold/undefined_patients": 0,
+        "out_of_fold/single_slices/undefined_patients": 0,
+        "out_of_fold/dice_of_fold_1": 0.75,
+    }
 
 
 def test_without_a_run_nothing_is_logged():

@@ -273,6 +273,7 @@ def test_only_missing_outputs_resumes(project):
     assert done.returncode == 0, done.stderr
     assert "Completed node: plot_patient_dice" in done.stderr
     assert "Completed node: train_model" not in done.stderr
+    assert "Completed node: summarise_scores" not in done.stderr
     assert project.data("08_reporting/unet/patient_dice.png").exists()
 
 

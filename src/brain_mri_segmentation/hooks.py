@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import mlflow
 from kedro.framework.context import KedroContext
@@ -22,6 +22,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from brain_mri_segmentation.datasets import local_path
 from brain_mri_segmentation.errors import InputError, StoppedError, find_input_error
+from brain_mri_segmentation.evaluation.metrics import Report, tracked
 from brain_mri_segmentation.parameters import check_parameters, flatten
 from brain_mri_segmentation.pipelines import FOLDS
 from brain_mri_segmentation.runtime.files import write_atomically
@@ -143,8 +144,11 @@ class TrackRun:
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: object) -> None:
-        """Log the fingerprint that this run made, and reports as files."""
+        """Log the fingerprint that this run made, metrics as such, and reports as files."""
         self._log_fingerprint(dataset_name, data)
+        if dataset_name.rpartition(".")[2] == "metrics" and self._run is not None:
+            values = tracked(cast(Report, data))
+            mlflow.log_metrics(values, step=0, run_id=self._run.info.run_id)
         dataset: Any = self._catalog.get(dataset_name)
         metadata = getattr(dataset, "metadata", None) or {}
         if self._run is not None and metadata.get("mlflow") == "artifact":

@@ -153,9 +153,9 @@ def test_summary_as_text_names_model_split_and_interval():
     }
     assert single["dice"] < report["dice"]
     assert metrics.format_metric(single, "dice") in text
-    tracked = metrics.tracked(report, "val")
-    assert tracked["val/dice"]["value"] == report["dice"]
-    assert tracked["val/single_slices/dice"]["value"] == single["dice"]
+    tracked = metrics.tracked(report)
+    assert tracked["val/dice"] == report["dice"]
+    assert tracked["val/single_slices/dice"] == single["dice"]
 
 
 def box(slices, rows, columns, shape=(5, 24, 24)):

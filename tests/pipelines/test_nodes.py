@@ -14,7 +14,12 @@ from brain_mri_segmentation.pipelines.data_processing.nodes import (
     split_patients,
     write_split_folders,
 )
-from brain_mri_segmentation.pipelines.evaluation.nodes import score_predictions, select_split
+from brain_mri_segmentation.pipelines.evaluation.nodes import (
+    score_predictions,
+    score_single_slices,
+    select_split,
+    summarise_scores,
+)
 
 
 def test_every_raw_file_is_read_once_and_a_manifest_is_followed(phantom_folder, parameters):
@@ -51,6 +56,20 @@ def test_masks_of_another_partition_are_not_scored(synthetic_slices, parameters)
     one, other = synthetic_slices(1, 3), synthetic_slices(2, 3)
     with pytest.raises(InputError, match="of other slices than those to score"):
         score_predictions(one.masks, other.masks, parameters.evaluation)
+
+
+def test_scores_of_another_model_are_not_reported(synthetic_slices, make_checkpoint, parameters):
+    slices = synthetic_slices(2, 3)
+    given = (slices.images, slices.masks, parameters.evaluation, parameters.training)
+    fingerprint = {"split": "abc", "test": {"data": "def"}}
+    model, newer = make_checkpoint("unet"), make_checkpoint("unet", threshold=0.9)
+    tables = score_predictions(slices.masks, slices.masks, parameters.evaluation)[:2]
+    single = score_single_slices(model, *given)
+    rest = (fingerprint, parameters.evaluation, 0)
+    assert summarise_scores(*tables, single, model, *rest)["digest"] == model.digest
+    for old, scored in ((single, newer), (single.drop(columns="digest"), model)):
+        with pytest.raises(InputError, match=f"not of the model {scored.digest}.*without --only"):
+            summarise_scores(*tables, old, scored, *rest)
 
 
 def test_with_a_spacing_patients_have_distances(synthetic_slices, parameters):

@@ -258,15 +258,17 @@ def _summary(slice_scores: pd.DataFrame, samples: int, seed: int) -> dict[str, A
     }
 
 
-def tracked(report: Report, prefix: str) -> dict[str, dict[str, float]]:
-    """Return the defined metrics of a report as an experiment tracker takes them."""
-    modes = {prefix: report, f"{prefix}/single_slices": report["single_slices"]}
+def tracked(report: Report) -> dict[str, float]:
+    """Return the defined metrics of a report as an experiment tracker names them."""
+    split = report["split"]
+    modes = {split: report, f"{split}/single_slices": report["single_slices"]}
+    of_folds = report.get("dice_by_fold", {})
     return {
-        f"{place}/{name}": {"value": float(mode[name]), "step": 0}
+        f"{place}/{name}": float(mode[name])
         for place, mode in modes.items()
         for name in [*mode["intervals_95"], "undefined_patients"]
         if mode[name] is not None
-    }
+    } | {f"{split}/dice_of_fold_{fold}": dice for fold, dice in of_folds.items()}
 
 
 def _defined(value: float) -> float | None:

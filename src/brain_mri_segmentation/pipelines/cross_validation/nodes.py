@@ -95,7 +95,7 @@ def summarise_folds(
     parameters: EvaluationParameters,
     seed: int,
     **single_slice_scores: pd.DataFrame,
-) -> tuple[metrics.Report, dict[str, dict[str, float]]]:
+) -> metrics.Report:
     """Reduce the scores to one value of each metric over all patients, and Dice by fold."""
     single = pd.concat(single_slice_scores.values(), ignore_index=True)
     samples = parameters.bootstrap_samples
@@ -109,12 +109,7 @@ def summarise_folds(
         },
     }
     logger.info("%s", metrics.format_summary(report))
-    tracked = metrics.tracked(report, OUT_OF_FOLD)
-    tracked |= {
-        f"{OUT_OF_FOLD}/dice_of_fold_{fold}": {"value": dice, "step": 0}
-        for fold, dice in by_fold.items()
-    }
-    return report, tracked
+    return report
 
 
 def calibrate_models(

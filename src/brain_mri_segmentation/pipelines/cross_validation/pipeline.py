@@ -70,7 +70,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 "seed": "params:seed",
             }
             | {f"fold_{n}": f"fold_{n}.single_slice_scores" for n in numbers},
-            outputs=_named("out_of_fold", ["metrics", "tracked_metrics"]),
+            outputs="out_of_fold.metrics",
             name="summarise_folds",
         ),
         Node(

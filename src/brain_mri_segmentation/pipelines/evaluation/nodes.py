@@ -72,10 +72,10 @@ def score_single_slices(
     parameters: EvaluationParameters,
     training: TrainingParameters,
 ) -> pd.DataFrame:
-    """Score each slice as if it were all that there is."""
+    """Score each slice as if it were all that there is; the table says by which model."""
     predictor = Predictor(checkpoint, best_device(training.accelerator), parameters.engine)
     found = segment_slices(predictor, images, parameters.batch_size, single_slices=True)
-    return score_masks(found, masks)
+    return score_masks(found, masks).assign(digest=checkpoint.digest)
 
 
 def summarise_scores(
@@ -86,8 +86,13 @@ def summarise_scores(
     data_fingerprint: dict[str, Any],
     parameters: EvaluationParameters,
     seed: int,
-) -> tuple[metrics.Report, dict[str, dict[str, float]]]:
-    """Reduce the scores to one value of each metric, for report and experiment tracker."""
+) -> metrics.Report:
+    """Reduce the scores to one value of each metric."""
+    if set(single_slice_scores.get("digest", [])) != {checkpoint.digest}:
+        raise InputError(
+            f"The tables of scores are not of the model {checkpoint.digest}, which is to be "
+            "reported. Run the pipeline again without --only-missing-outputs."
+        )
     split, samples = parameters.split, parameters.bootstrap_samples
     report = metrics.report(
         checkpoint.model_name, split, slice_scores, single_slice_scores, samples, seed
@@ -99,4 +104,4 @@ def summarise_scores(
         "data": data_fingerprint[split]["data"],
     }
     logger.info("%s", metrics.format_summary(report))
-    return report, metrics.tracked(report, split)
+    return report

@@ -61,7 +61,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                     "parameters": "params:evaluation",
                     "seed": "params:seed",
                 },
-                outputs=["metrics", "tracked_metrics"],
+                outputs="metrics",
                 name="summarise_scores",
             ),
             Node(
