@@ -27,7 +27,7 @@ from kedro.config import OmegaConfigLoader
 from torch.nn import functional as F
 
 from brain_mri_segmentation.cohort.phantom import make_volume
-from brain_mri_segmentation.datasets import SliceFolderDataset
+from brain_mri_segmentation.datasets.slice_folder_dataset import SliceFolderDataset
 from brain_mri_segmentation.imaging.intensity import CHANNELS
 from brain_mri_segmentation.models import create_model
 from brain_mri_segmentation.parameters import check_parameters

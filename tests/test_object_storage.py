@@ -11,12 +11,10 @@ import yaml
 from kedro.io import DatasetError
 from test_project import SMALL, Project
 
-from brain_mri_segmentation.datasets import (
-    CheckpointDataset,
-    ExportedModelDataset,
-    SliceFolderDataset,
-    local_path,
-)
+from brain_mri_segmentation.datasets.checkpoint_dataset import CheckpointDataset
+from brain_mri_segmentation.datasets.exported_model_dataset import ExportedModelDataset
+from brain_mri_segmentation.datasets.slice_folder_dataset import SliceFolderDataset
+from brain_mri_segmentation.datasets.storage import local_path
 from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.inference.predictor import Predictor
 from brain_mri_segmentation.serving.model import load_serving_model

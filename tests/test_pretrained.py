@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from brain_mri_segmentation.datasets import RawSlicesDataset
+from brain_mri_segmentation.datasets.raw_slices_dataset import RawSlicesDataset
 from brain_mri_segmentation.evaluation.metrics import confusion_counts, dice
 from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.inference.predictor import load_model

@@ -20,7 +20,7 @@ from kedro.pipeline.node import Node
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from brain_mri_segmentation.datasets import local_path
+from brain_mri_segmentation.datasets.storage import local_path
 from brain_mri_segmentation.errors import InputError, StoppedError, find_input_error
 from brain_mri_segmentation.evaluation.metrics import Report, tracked
 from brain_mri_segmentation.parameters import check_parameters, flatten

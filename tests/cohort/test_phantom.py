@@ -3,7 +3,7 @@ import tifffile
 
 from brain_mri_segmentation.cohort.index import index_slices
 from brain_mri_segmentation.cohort.phantom import write_cohort
-from brain_mri_segmentation.datasets import RawSlicesDataset
+from brain_mri_segmentation.datasets.raw_slices_dataset import RawSlicesDataset
 
 
 def test_phantoms_are_a_sound_cohort_with_empty_and_tumour_slices(phantom_folder):

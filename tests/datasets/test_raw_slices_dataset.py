@@ -6,7 +6,7 @@ import tifffile
 from kedro.io import DatasetError
 
 from brain_mri_segmentation.cohort.index import index_slices
-from brain_mri_segmentation.datasets import RawSlicesDataset
+from brain_mri_segmentation.datasets.raw_slices_dataset import RawSlicesDataset
 
 
 @pytest.fixture

@@ -4,13 +4,9 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from brain_mri_segmentation.datasets import (
-    CheckpointDataset,
-    ExportedModelDataset,
-    RegisteredModelDataset,
-    Release,
-    load_checkpoint,
-)
+from brain_mri_segmentation.datasets.checkpoint_dataset import CheckpointDataset, load_checkpoint
+from brain_mri_segmentation.datasets.exported_model_dataset import ExportedModelDataset
+from brain_mri_segmentation.datasets.registered_model_dataset import RegisteredModelDataset, Release
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.serving.model import MODEL_VARIABLE, load_serving_model

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from kedro.io import DatasetError
 
-from brain_mri_segmentation.datasets import SliceFolderDataset
+from brain_mri_segmentation.datasets.slice_folder_dataset import SliceFolderDataset
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (32, 40, 3), dtype=np.uint8)
 MASK = np.eye(32, dtype=np.uint8) * 255

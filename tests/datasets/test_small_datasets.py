@@ -5,11 +5,9 @@ from pathlib import Path
 import pytest
 from kedro.io import DatasetError
 
-from brain_mri_segmentation.datasets import (
-    CheckpointDataset,
-    ExportedModelDataset,
-    FolderDataset,
-)
+from brain_mri_segmentation.datasets.checkpoint_dataset import CheckpointDataset
+from brain_mri_segmentation.datasets.exported_model_dataset import ExportedModelDataset
+from brain_mri_segmentation.datasets.folder_dataset import FolderDataset
 
 
 @pytest.fixture

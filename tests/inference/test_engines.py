@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from brain_mri_segmentation.cohort.phantom import make_volume
-from brain_mri_segmentation.datasets import RawSlicesDataset
+from brain_mri_segmentation.datasets.raw_slices_dataset import RawSlicesDataset
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.evaluation.metrics import confusion_counts, dice
 from brain_mri_segmentation.imaging.volume import Volume

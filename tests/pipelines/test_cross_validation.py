@@ -11,7 +11,7 @@ from kedro.runner import SequentialRunner
 from brain_mri_segmentation.cohort.index import SPLITS
 from brain_mri_segmentation.cohort.split import fingerprint
 from brain_mri_segmentation.cohort.statistics import measure_slices
-from brain_mri_segmentation.datasets import SliceFolderDataset
+from brain_mri_segmentation.datasets.slice_folder_dataset import SliceFolderDataset
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.evaluation.metrics import dice, report, tracked
 from brain_mri_segmentation.parameters import check_parameters

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from brain_mri_segmentation.cohort.index import usable_slices
-from brain_mri_segmentation.datasets import RawSlicesDataset
+from brain_mri_segmentation.datasets.raw_slices_dataset import RawSlicesDataset
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.evaluation.metrics import SURFACE_SCORES
 from brain_mri_segmentation.pipelines.data_processing.nodes import (

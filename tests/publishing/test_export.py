@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 import torch
 
-from brain_mri_segmentation.datasets import ExportedModelDataset
+from brain_mri_segmentation.datasets.exported_model_dataset import ExportedModelDataset
 from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.inference.conversion import ONNX_FILE, to_onnx
 from brain_mri_segmentation.inference.predictor import Predictor, load_model

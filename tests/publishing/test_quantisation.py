@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from brain_mri_segmentation.cohort.index import patient_volumes
-from brain_mri_segmentation.datasets import ExportedModelDataset
+from brain_mri_segmentation.datasets.exported_model_dataset import ExportedModelDataset
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.inference.engines import OpenVINOEngine
 from brain_mri_segmentation.inference.predictor import Predictor, load_model

@@ -7,7 +7,8 @@ from kedro.config import OmegaConfigLoader
 from kedro.io import DataCatalog
 
 from brain_mri_segmentation import DISCLAIMER
-from brain_mri_segmentation.datasets import is_registered, is_remote, load_checkpoint
+from brain_mri_segmentation.datasets.checkpoint_dataset import is_registered, load_checkpoint
+from brain_mri_segmentation.datasets.storage import is_remote
 from brain_mri_segmentation.errors import InputError, find_input_error
 from brain_mri_segmentation.inference.predictor import Predictor, best_device
 from brain_mri_segmentation.parameters import (

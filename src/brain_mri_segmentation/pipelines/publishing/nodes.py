@@ -9,7 +9,7 @@ from huggingface_hub import HfApi
 from matplotlib.figure import Figure
 
 from brain_mri_segmentation.cohort.index import DEVELOPMENT, Slices, join_partitions
-from brain_mri_segmentation.datasets import Release
+from brain_mri_segmentation.datasets.registered_model_dataset import Release
 from brain_mri_segmentation.evaluation import plots
 from brain_mri_segmentation.evaluation.metrics import OUT_OF_FOLD, Report
 from brain_mri_segmentation.inference.conversion import ONNX_FILE, to_onnx

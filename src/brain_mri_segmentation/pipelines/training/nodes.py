@@ -7,7 +7,7 @@ import pandas as pd
 from lightning.pytorch.loggers import Logger
 
 from brain_mri_segmentation.cohort.index import Slices
-from brain_mri_segmentation.datasets import local_path
+from brain_mri_segmentation.datasets.storage import local_path
 from brain_mri_segmentation.evaluation.calibration import calibrate
 from brain_mri_segmentation.evaluation.metrics import Report
 from brain_mri_segmentation.inference.predictor import best_device
