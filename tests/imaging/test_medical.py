@@ -182,6 +182,9 @@ def test_three_files_are_the_three_sequences_by_order_or_by_name(tmp_path):
     ):
         assert np.array_equal(volume.slices, EXPECTED)
         assert any("x_flair was taken for FLAIR" in note for note in volume.notes)
+    (tmp_path / "p/x_t1.nii.gz").rename(tmp_path / "p/y_t1.nii.gz")
+    with pytest.raises(InputError, match="several heads by their names: x, y"):
+        read_volume(tmp_path / "p")
     with pytest.raises(InputError, match="2 files with a volume each. Send FLAIR alone, or three"):
         read_volume(contents[:2])
 

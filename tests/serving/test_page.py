@@ -305,6 +305,8 @@ def test_a_volume_comes_with_its_interval_where_one_is_known(page, found, text):
 def test_the_sequences_of_a_head_are_found_by_their_names(page, tmp_path):
     for channel, name in enumerate(("x_t1", "x_flair", "x_t1ce")):
         (tmp_path / f"{name}.nii").write_bytes(nifti(VOXELS[..., channel], AFFINE))
+        if channel < 2:  # of another head in the same folder
+            (tmp_path / f"{name.replace('x', 'y')}.nii").write_bytes(nifti(VOXELS[..., 1], AFFINE))
     dicom = tmp_path / "study"
     dicom.mkdir()
     for number, file in enumerate(dicom_series(VOXELS[..., 1], AFFINE, study())):
@@ -313,7 +315,7 @@ def test_the_sequences_of_a_head_are_found_by_their_names(page, tmp_path):
         (tmp_path / f"{name}.nii").write_bytes(b"left out")
     upload(page, sorted(tmp_path.glob("*.nii")) + sorted(dicom.iterdir()))
     assert page.inner_text("#errors") == ""
-    assert page.inner_text("#number").endswith("of 16")
+    assert page.inner_text("#number").endswith("of 24")
     assert page.inner_text("#notes") != ""
 
 

@@ -348,6 +348,11 @@ def _by_their_names(name: str, members: _Members) -> Volume:
     if "FLAIR" not in taken:
         names = ", ".join(path for path, _ in members)
         raise InputError(f"No file is FLAIR by its name ({names}). Name it with --flair.")
+    if len(heads := group_sequences(path for path, _ in taken.values())) > 1:
+        raise InputError(
+            f"The files are of several heads by their names: {', '.join(heads)}. Names of one head "
+            "differ by the sequence alone, as x_flair and x_t1."
+        )
     notes = tuple(f"{path} was taken for {sequence}" for sequence, (path, _) in taken.items())
     files = {sequence: content for sequence, (_, content) in taken.items()}
     return read_sequences(files, name, notes if len(members) > 1 else ())

@@ -22,12 +22,12 @@ function refuse(name, text) {
 const natural = new Intl.Collator("en", { numeric: true });
 const folderOf = path => path.replace(/[^/]*$/, "");
 
-async function kindOf({ file }) {  // DICOM by its bytes, which also tell the study; all else by its name
+async function kindOf({ file, path }) {  // DICOM by its bytes, which also tell the study, else by its folder; all else by its name
   if (/\.zip$/i.test(file.name)) return "zip";
   if (/\.(tiff?|png|jpe?g)$/i.test(file.name)) return "picture";
   if (/\.(nii(\.gz)?|nrrd|mha)$/i.test(file.name)) return "grid";
   const head = new TextDecoder("latin1").decode(await file.slice(0, 16384).arrayBuffer());
-  return head.slice(128, 132) === "DICM" ? `study ${head.match(/ \0\r\0(?:UI[^]{2}|[^]{4})([0-9.]+)/)?.[1] ?? ""}` : null;
+  return head.slice(128, 132) === "DICM" ? `study ${head.match(/ \0\r\0(?:UI[^]{2}|[^]{4})([0-9.]+)/)?.[1] ?? folderOf(path)}` : null;
 }
 
 async function add(items) {  // files with their paths
@@ -58,7 +58,7 @@ function group(items) {
   for (const item of items.sort((a, b) => natural.compare(a.path, b.path))) {
     const { kind, path } = item;
     const head = kind === "picture" ? path.match(/^(.+)_[0-9]+\.[a-z]+$/i)?.[1]  // <volume>_<number>
-      : kind === "grid" ? hasFlair.has(folderOf(path)) && /(flair|t2f|t1|t2)[^/]*$/i.test(path) && `sequences ${folderOf(path)}`
+      : kind === "grid" ? hasFlair.has(folderOf(path)) && path.replace(/^(.*?)[-_. +]*(flair|t2f|t1|t2)[^/]*$/i, "sequences $1")
       : kind === "zip" ? null : kind;
     heads.set(head || path, [...heads.get(head || path) ?? [], item]);
   }
