@@ -89,6 +89,11 @@ def test_sessions_of_a_patient_are_heads_of_their_own():
     assert group_sequences(path for paths in sessions.values() for path in paths) == sessions
 
 
+def test_a_head_whose_files_name_the_sequence_alone_has_a_name():
+    assert group_sequences(["flair", "t1"]) == {"head": ["flair", "t1"]}
+    assert group_sequences(["p/flair", "p/t1"]) == {"p/p": ["p/flair", "p/t1"]}
+
+
 def test_by_patient_groups_names_in_order():
     assert by_patient(["B_1", "A_x_10", "A_x_2"]) == {
         "A_x": ["A_x_2", "A_x_10"],

@@ -100,6 +100,7 @@ def group_sequences(paths: Iterable[str]) -> dict[str, list[str]]:
             name = (
                 re.sub(r"([-_. +])[-_. +]+", r"\1", name).strip("-_. +")
                 or PurePosixPath(folder).name
+                or "head"
             )
         groups.setdefault(f"{folder}/{name}".lstrip("/"), []).append(path)
     return groups
