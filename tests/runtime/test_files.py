@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import fsspec
@@ -49,6 +50,24 @@ def test_a_single_file_is_found_by_its_name(folder):
     file = Folder(folder.filesystem, f"{folder.path}/p/b.png")
     assert (file.name, file.is_file, folder.is_file) == ("b.png", True, False)
     assert [(name, read()) for name, read in file.files().items()] == [("b.png", b"2")]
+
+
+def test_a_folder_that_may_not_be_searched_is_refused():
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as place:
+        Path(place).chmod(0o755)
+        Path(place, "a.png").write_bytes(b"1")
+        closed = Path(place, "closed")
+        closed.mkdir(mode=0)
+        if user == 0:  # who may search any folder
+            os.seteuid(65534)
+        try:
+            with pytest.raises(InputError, match="closed cannot be searched: Permission denied"):
+                Folder.at(place).files()
+        finally:
+            os.seteuid(user)
+            closed.chmod(0o700)
+        assert list(Folder.at(place).files()) == ["a.png"]
 
 
 def test_a_folder_knows_what_of_another_is_in_it(folder):

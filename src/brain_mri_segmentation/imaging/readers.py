@@ -403,9 +403,9 @@ def _find(path: Path) -> _Members:
         return _members(without_ending(path.name), path.read_bytes())
     if not path.is_dir():
         raise InputError(f"There is no file or folder {path}.")
-    files = {file.relative_to(path).as_posix(): file for file in path.rglob("*") if file.is_file()}
+    files = Folder.at(str(path)).files()
     names = _in_order(files, "folder")
-    return _check_one_volume(((name, files[name].read_bytes()) for name in names), "folder")
+    return _check_one_volume(((name, files[name]()) for name in names), "folder")
 
 
 def _unzip(content: bytes, room: int) -> _Members:

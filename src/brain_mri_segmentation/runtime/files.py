@@ -60,10 +60,14 @@ class Folder:
         """Return a reader of each file by its path inside; of a single file by its name.
 
         Raises:
-            InputError: There is a link to a folder, or a name that no text can hold.
+            InputError: There is a link to a folder, a name that no text can hold, or a folder that
+                may not be searched.
         """
         start = len(self.path.rstrip("/")) - (len(self.name) + 1 if self.is_file else 0)
         paths = sorted(self.filesystem.find(self.path))
+        if isinstance(self.filesystem, LocalFileSystem):  # fsspec leaves out what it may not search
+            for _ in os.walk(self.path, onerror=_refuse):
+                pass
         for path in paths:
             refuse_odd_path(self.filesystem, path)
         return {path[start:].lstrip("/"): partial(_read, self.filesystem, path) for path in paths}
@@ -125,6 +129,11 @@ def refuse_odd_path(filesystem: AbstractFileSystem, path: str) -> None:
     if not path.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in path):
         shown = path.encode(errors="backslashreplace").decode()
         raise InputError(f"The name of the file {shown} is not UTF-8. Rename it.")
+
+
+def _refuse(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise InputError(f"{error.filename} cannot be searched: {error.strerror}.") from error
 
 
 def _read(filesystem: AbstractFileSystem, path: str) -> bytes:
