@@ -29,17 +29,13 @@ from torch.nn import functional as F
 from brain_mri_segmentation.cohort.phantom import make_volume
 from brain_mri_segmentation.datasets.slice_folder_dataset import SliceFolderDataset
 from brain_mri_segmentation.imaging.intensity import CHANNELS
+from brain_mri_segmentation.inference.torch_engine import fastest_layout
 from brain_mri_segmentation.models import create_model
 from brain_mri_segmentation.parameters import check_parameters
 from brain_mri_segmentation.runtime import startup
 from brain_mri_segmentation.runtime.memory import keep_freed_memory
 from brain_mri_segmentation.training import Partition, TrainingConfig, fit_model
-from brain_mri_segmentation.training.hardware import (
-    allow_tf32,
-    check_accelerator,
-    choose_memory_format,
-    choose_precision,
-)
+from brain_mri_segmentation.training.hardware import allow_tf32, choose_precision, find_device
 
 PROJECT = Path(__file__).resolve().parents[1]
 VARIANTS = {  # name: (bfloat16, channels_last, keep freed memory)
@@ -156,7 +152,7 @@ def main() -> None:
     if options.job == "project":
         print(json.dumps(project_loop(options)))
     elif options.job:
-        with allow_tf32("gpu" if options.gpu else "cpu"):
+        with allow_tf32("cuda" if options.gpu else "cpu"):
             print(json.dumps(bare_loop(options, VARIANTS[options.job])))
     else:
         report(options)
@@ -164,10 +160,9 @@ def main() -> None:
 
 def report(options: argparse.Namespace) -> None:
     """Measure every variant that the processor has instructions for, then the project."""
-    accelerator = "gpu" if options.gpu else "cpu"
-    check_accelerator(accelerator)
-    bf16 = choose_precision("auto", accelerator) == "bf16-mixed"
-    channels_last = choose_memory_format(accelerator) == torch.channels_last
+    device = find_device("gpu" if options.gpu else "cpu")
+    bf16 = choose_precision("auto", device) == "bf16-mixed"
+    channels_last = fastest_layout(device) == torch.channels_last
     chosen = next(n for n, v in VARIANTS.items() if v == (bf16, channels_last, True))
     print(
         f"{options.model}, {options.size} x {options.size}, batch {options.batch_size}, "

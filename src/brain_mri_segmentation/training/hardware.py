@@ -1,4 +1,4 @@
-"""What the machine can do: where training runs, in which number format and memory layout."""
+"""What the machine can do: where training runs, and in which number format."""
 
 import os
 from collections.abc import Iterator
@@ -11,29 +11,32 @@ from torch._dynamo.exc import TorchDynamoException
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.inference.torch_engine import fastest_layout, has_bfloat16
+from brain_mri_segmentation.inference.predictor import best_device
+from brain_mri_segmentation.inference.torch_engine import has_bfloat16
 from brain_mri_segmentation.runtime.processes import Processes
 
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 _PRECISIONS: dict[str, Precision] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
-def check_accelerator(accelerator: str) -> None:
-    """Refuse to look for a GPU where there is none.
+def find_device(accelerator: str) -> str:
+    """Return where training runs (see ``best_device``).
 
     Raises:
         InputError: ``gpu`` is asked for on a machine without one.
     """
-    if accelerator == "gpu" and not (torch.cuda.is_available() or torch.mps.is_available()):
+    device = best_device(accelerator)
+    if accelerator == "gpu" and device == "cpu":
         raise InputError(
             "training.accelerator=gpu, but PyTorch finds no GPU on this machine. Leave out "
             "'--env gpu', or give --params training.accelerator=auto; on a machine with a GPU, "
             "check its driver (nvidia-smi) and that this PyTorch build supports it "
             f"(installed: {torch.__version__})."
         )
+    return device
 
 
-def rejoin_processes(processes: Processes, accelerator: str) -> None:
+def rejoin_processes(processes: Processes, device: str) -> None:
     """Connect processes that torchrun started again; the first time Lightning does it.
 
     torchrun keeps one store over all starts, in which a new process would find the addresses of
@@ -45,48 +48,36 @@ def rejoin_processes(processes: Processes, accelerator: str) -> None:
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     store = TCPStore(address, port, is_master=False)
     distributed.init_process_group(
-        "nccl" if use_gpu(accelerator) else "gloo",
+        "nccl" if device == "cuda" else "gloo",
         store=PrefixStore(f"start_{starts}", store),
         rank=processes.rank,
         world_size=processes.count,
     )
 
 
-def use_gpu(accelerator: str) -> bool:
-    """Say whether training runs on an NVIDIA GPU."""
-    return accelerator != "cpu" and torch.cuda.is_available()
-
-
-def choose_precision(precision: str, accelerator: str) -> Precision:
+def choose_precision(precision: str, device: str) -> Precision:
     """Return Lightning's name of a number format: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
 
     Args:
         precision: ``auto``, ``32``, ``bf16`` or ``16``.
-        accelerator: ``auto``, ``cpu`` or ``gpu``.
+        device: Such as ``cpu``, ``cuda`` or ``mps``.
     """
     if precision != "auto":
         return _PRECISIONS[precision]
-    if use_gpu(accelerator):
-        return "bf16-mixed" if has_bfloat16("cuda") else "16-mixed"
-    if accelerator != "cpu" and torch.mps.is_available():
-        return "32-true"
-    return "bf16-mixed" if has_bfloat16("cpu") else "32-true"
-
-
-def choose_memory_format(accelerator: str) -> torch.memory_format:
-    """Return the layout in which convolutions are fastest."""
-    return fastest_layout("cuda" if use_gpu(accelerator) else "cpu")
+    if has_bfloat16(device):
+        return "bf16-mixed"
+    return "16-mixed" if device == "cuda" else "32-true"
 
 
 @contextmanager
-def allow_tf32(accelerator: str) -> Iterator[None]:
+def allow_tf32(device: str) -> Iterator[None]:
     """Let an NVIDIA GPU multiply 32-bit matrices in TF32, on tensor cores, within this context.
 
     The factors are rounded to 10 bits after the point; sums keep 23. PyTorch does so for
     convolutions by itself. On a CPU nothing changes.
     """
     before = torch.get_float32_matmul_precision()
-    if use_gpu(accelerator):
+    if device == "cuda":
         torch.set_float32_matmul_precision("high")
     try:
         yield

@@ -21,6 +21,7 @@ from brain_mri_segmentation.cohort.split import fingerprint
 from brain_mri_segmentation.errors import InputError, StoppedError
 from brain_mri_segmentation.imaging.intensity import CHANNELS
 from brain_mri_segmentation.imaging.naming import patient_of
+from brain_mri_segmentation.inference.torch_engine import fastest_layout
 from brain_mri_segmentation.models import Checkpoint, as_arrays, create_model, rebuild_model
 from brain_mri_segmentation.parameters import PreprocessingParameters, TrainingParameters, flatten
 from brain_mri_segmentation.runtime.memory import keep_freed_memory
@@ -39,12 +40,10 @@ from brain_mri_segmentation.training.data_module import SliceDataModule, SliceDa
 from brain_mri_segmentation.training.distillation import load_teacher
 from brain_mri_segmentation.training.hardware import (
     allow_tf32,
-    check_accelerator,
-    choose_memory_format,
     choose_precision,
     explain_compiler,
+    find_device,
     rejoin_processes,
-    use_gpu,
 )
 from brain_mri_segmentation.training.module import SegmentationModule
 from brain_mri_segmentation.training.resume import RESUMABLE_CHANGES, load_interrupted
@@ -117,9 +116,9 @@ def fit_model(
     settings = recipe.training
     if recipe.model_name == "ensemble":
         create_model("ensemble", recipe.model_options, CHANNELS)  # refuses, and says what to do
-    check_accelerator(settings.accelerator)
+    device = find_device(settings.accelerator)
     processes = Processes.started()
-    rejoin_processes(processes, settings.accelerator)
+    rejoin_processes(processes, device)
     keep_freed_memory()
     lightning.seed_everything(recipe.seed, workers=True, verbose=False)
 
@@ -127,8 +126,7 @@ def fit_model(
     identity = _identify(recipe, train, val, teacher)
     interrupted = load_interrupted(workspace, settings.resume, identity)
     network, known_patients = _make_network(recipe, interrupted, val)
-    layout = choose_memory_format(settings.accelerator)
-    network.to(memory_format=layout)  # type: ignore[call-overload]
+    network.to(memory_format=fastest_layout(device))  # type: ignore[call-overload]
     data = SliceDataModule(
         _dataset(train, recipe.preprocessing),
         None if val is None else _dataset(val, recipe.preprocessing),
@@ -168,7 +166,7 @@ def fit_model(
         logging.getLogger(name).setLevel(logging.WARNING)
     # Without validation, the last epoch's pass measures batch normalisation for the weights.
     validate_every = settings.epochs if val is None else 1
-    trainer = _make_trainer(settings, [report, *callbacks, last], processes, validate_every)
+    trainer = _make_trainer(settings, [report, *callbacks, last], processes, validate_every, device)
     logger.info(
         "Training %s (%.2f M parameters) on %d slices of %d patients, %d steps an epoch, "
         "precision %s; %s",
@@ -186,7 +184,7 @@ def fit_model(
         logger.info("Going on after epoch %d of %d, from %s", done, settings.epochs, workspace)
     status = "failed"
     try:
-        with allow_tf32(settings.accelerator), explain_compiler():
+        with allow_tf32(device), explain_compiler():
             trainer.fit(module, data, ckpt_path=start_from, weights_only=True)
         status = "success"
     except SystemExit:  # SIGTERM, and Lightning's answer to Ctrl-C
@@ -250,6 +248,7 @@ def _make_trainer(
     callbacks: list[Callback],
     processes: Processes,
     validate_every: int,
+    device: str,
 ) -> lightning.Trainer:
     callbacks = [*callbacks, Patience(settings.patience)]
     if settings.ema_decay:
@@ -269,8 +268,8 @@ def _make_trainer(
         devices=processes.per_machine,
         num_nodes=processes.count // processes.per_machine,
         use_distributed_sampler=False,
-        sync_batchnorm=processes.count > 1 and use_gpu(settings.accelerator),
-        precision=choose_precision(settings.precision, settings.accelerator),
+        sync_batchnorm=processes.count > 1 and device == "cuda",
+        precision=choose_precision(settings.precision, device),
         max_epochs=settings.epochs,
         check_val_every_n_epoch=validate_every,
         gradient_clip_val=settings.gradient_clip,
