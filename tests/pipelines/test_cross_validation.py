@@ -164,16 +164,32 @@ def test_a_fold_without_tumour_has_no_dice_and_spoils_no_report(catalog):
     assert "out_of_fold/dice_of_fold_2" not in tracked(report)
 
 
-def test_a_final_model_of_another_recipe_than_the_folds_is_refused(catalog):
+def test_models_of_another_recipe_than_the_first_fold_are_refused(catalog):
     model = catalog.load("final.checkpoint")
     fold = catalog.load("fold_1.checkpoint")
-    check_same_recipe(model, fold)
+    check_same_recipe(fold, fold, model)
     longer = {"training": model.metadata["training"] | {"epochs": 9, "patience": 99}}
     with pytest.raises(InputError, match=r"another recipe.*\n  training.epochs: 2 there, 9 now\n"):
-        check_same_recipe(dataclasses.replace(model, metadata=model.metadata | longer), fold)
+        check_same_recipe(fold, dataclasses.replace(model, metadata=model.metadata | longer))
     other = {"fingerprint": model.metadata["fingerprint"] | {"data": "other"}}
     with pytest.raises(InputError, match=r"fingerprint.data: def there, other now"):
-        check_same_recipe(dataclasses.replace(model, metadata=model.metadata | other), fold)
+        check_same_recipe(fold, model, dataclasses.replace(fold, metadata=fold.metadata | other))
+
+
+def test_folds_of_several_recipes_are_neither_reported_nor_adopted(catalog, pipeline):
+    fold = catalog.load("fold_3.checkpoint")
+    longer = {"training": fold.metadata["training"] | {"epochs": 9}}
+    other = DataCatalog({name: catalog.get(name) for name in catalog})
+    other["fold_3.checkpoint"] = MemoryDataset(
+        dataclasses.replace(fold, metadata=fold.metadata | longer), copy_mode="assign"
+    )
+    report = ["select_folds", "join_folds", "summarise_folds", "calibrate_models"]
+    with pytest.raises(InputError, match="epochs: 2 there, 9 now"):
+        SequentialRunner().run(pipeline.only_nodes("adopt_results"), other)
+    other["out_of_fold.metrics"] = KeptDataset()
+    with pytest.raises(InputError, match="epochs: 2 there, 9 now"):
+        SequentialRunner().run(pipeline.only_nodes(*report), other)
+    assert not other.exists("out_of_fold.metrics")
 
 
 def test_folds_are_the_nodes_of_training_and_evaluation(pipeline):

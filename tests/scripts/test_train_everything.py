@@ -54,6 +54,14 @@ def test_a_model_that_the_gate_holds_back_does_not_end_the_others(tmp_path):
     assert "segformer is not published, because it does not beat unet" in said
 
 
+def test_all_but_what_replaces_earlier_reports_is_done_once(tmp_path):
+    _, runs, _ = train(tmp_path, refusal(), 1)
+    again = [
+        run.split("--pipelines ")[1].split()[0] for run in runs.splitlines() if "only" not in run
+    ]
+    assert again == ["cross_validation", "final"] * 2 + ["publishing"]
+
+
 @pytest.mark.parametrize(
     ("says", "status"), [("segformer and unet cannot be compared", 1), ("", 137)]
 )

@@ -74,7 +74,8 @@ def train(
         training=TrainingParameters(**training | changes),
         seed=1,
     )
-    return fit_model(recipe, partition(4), partition(*val), Path(workspace), experiment)
+    validation = partition(*val) if val else None
+    return fit_model(recipe, partition(4), validation, Path(workspace), experiment)
 
 
 def train_until(step: int, what: str, *arguments: str) -> None:
@@ -241,11 +242,13 @@ def finished(tmp_path):
     return train(tmp_path, epochs=2), tmp_path
 
 
-def test_a_finished_training_gives_its_result_again_without_training(finished, monkeypatch):
-    expected, workspace = finished
+@pytest.mark.parametrize("val", [(2, 6), None])
+def test_a_finished_training_gives_its_result_again_without_training(tmp_path, monkeypatch, val):
+    expected = train(tmp_path, epochs=2, val=val)
     monkeypatch.setattr(SegmentationModule, "training_step", lambda *_: pytest.fail("trained"))
     recorder = Recorder()
-    assert_equal_to(expected, train(workspace, epochs=2, resume="auto", experiment=recorder))
+    again = train(tmp_path, epochs=2, val=val, resume="auto", experiment=recorder)
+    assert_equal_to(expected, again)
     assert recorder.steps == [1, 2]
 
 

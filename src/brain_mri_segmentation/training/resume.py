@@ -112,13 +112,13 @@ def load_interrupted(
     return state
 
 
-def check_same_recipe(checkpoint: Checkpoint, fold: Checkpoint) -> None:
-    """Make sure that what a fold of a cross-validation is worth says something about a model.
+def check_same_recipe(first: Checkpoint, *others: Checkpoint) -> None:
+    """Make sure that the folds of a cross-validation belong together, and to a final model.
 
     Raises:
-        InputError: They were trained by other parameters, or on another split or other pixels.
+        InputError: One was trained by other parameters, or on another split or other pixels.
     """
-    recipes = [
+    recipe, *recipes = (
         flatten(
             {
                 "model": model.model_name,
@@ -133,14 +133,16 @@ def check_same_recipe(checkpoint: Checkpoint, fold: Checkpoint) -> None:
                 "fingerprint": model.metadata.get("fingerprint", {}),
             }
         )
-        for model in (fold, checkpoint)
-    ]
-    if changes := differences(*recipes):
-        raise InputError(
-            "The folds of the cross-validation are of another recipe than the final model, so that "
-            f"their scores are not its own:{changes}\n"
-            "Run both pipelines with the same parameters and data."
-        )
+        for model in (first, *others)
+    )
+    for other in recipes:
+        if changes := differences(recipe, other):
+            raise InputError(
+                "The folds of the cross-validation, or the final model, are of another recipe than "
+                f"the first fold, so that their scores are not of one model:{changes}\nRun "
+                "cross_validation (training.resume=auto trains only what is not finished), then "
+                "final, with the same parameters and data."
+            )
 
 
 def _set_aside(path: Path) -> None:

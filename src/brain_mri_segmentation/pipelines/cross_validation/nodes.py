@@ -16,6 +16,7 @@ from brain_mri_segmentation.imaging.naming import patient_of
 from brain_mri_segmentation.inference.predictor import best_device
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import EvaluationParameters, TrainingParameters
+from brain_mri_segmentation.training.resume import check_same_recipe
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +68,8 @@ def join_folds(
         if missing or scores[metrics.COUNTS].isna().any(axis=None):
             raise InputError(
                 f"The scores of the slices of {name} are no whole table of counts"
-                f"{f', without {sorted(missing)}' if missing else ''}. Remove its "
-                "slice_scores.csv and run the cross-validation with --only-missing-outputs."
+                f"{f', without {sorted(missing)}' if missing else ''}. Run the cross-validation "
+                "again with --params training.resume=auto, which trains no finished fold."
             )
     joined = pd.concat(slice_scores.values(), ignore_index=True)
     if joined["slice"].duplicated().any() or set(joined["patient"]) != set(
@@ -121,6 +122,7 @@ def calibrate_models(
 
     Of each fold there are ``model_<n>``, ``images_<n>`` and ``masks_<n>``.
     """
+    check_same_recipe(*(fold for fold in folds.values() if isinstance(fold, Checkpoint)))
     numbers = range(1, len(folds) // 3 + 1)
     parts: Any = ([folds[f"{kind}_{n}"] for kind in ("model", "images", "masks")] for n in numbers)
     device = best_device(training.accelerator)

@@ -13,18 +13,22 @@ from brain_mri_segmentation.training.resume import check_same_recipe
 
 def adopt_results(
     checkpoint: Checkpoint,
-    fold_checkpoint: Checkpoint,
     calibration: Report,
     report: Report,
     slice_scores: pd.DataFrame,
     patient_scores: pd.DataFrame,
     site_scores: pd.DataFrame,
-    **predictions: Slices,
+    **folds: Checkpoint | Slices,
 ) -> tuple[Checkpoint, Report, pd.DataFrame, pd.DataFrame, pd.DataFrame, Slices]:
-    """Give the model what the folds found out, in the places where publishing looks for it."""
-    check_same_recipe(checkpoint, fold_checkpoint)
+    """Give the model what the folds found out, in the places where publishing looks for it.
+
+    Of each fold there are ``model_<n>`` and ``masks_<n>``.
+    """
+    models = [fold for fold in folds.values() if isinstance(fold, Checkpoint)]
+    check_same_recipe(*models, checkpoint)
     metadata = checkpoint.metadata | {"out_of_fold_dice": report["dice"]}
     model = dataclasses.replace(with_calibration(checkpoint, calibration), metadata=metadata)
-    masks = {name: read for fold in predictions.values() for name, read in fold.items()}
+    predictions = [fold for fold in folds.values() if not isinstance(fold, Checkpoint)]
+    masks = {name: read for fold in predictions for name, read in fold.items()}
     adopted = dict(report) | {"digest": model.digest}
     return model, adopted, slice_scores, patient_scores, site_scores, masks

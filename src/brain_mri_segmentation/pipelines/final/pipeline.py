@@ -15,6 +15,7 @@ _SCORES = ["slice_scores", "patient_scores", "site_scores"]
 
 def create_pipeline(**kwargs: object) -> Pipeline:
     """Train and val together -> the model to publish, with the scores of the folds before it."""
+    numbers = range(1, FOLDS.get() + 1)
     join = Node(
         join_partitions,
         inputs=DEVELOPMENT_FOLDERS,
@@ -28,12 +29,12 @@ def create_pipeline(**kwargs: object) -> Pipeline:
         adopt_results,
         inputs={
             "checkpoint": "final.checkpoint",
-            "fold_checkpoint": "fold_1.checkpoint",
             "calibration": "out_of_fold.calibration",
             "report": "out_of_fold.metrics",
         }
         | {name: f"out_of_fold.{name}" for name in _SCORES}
-        | {f"fold_{n}": f"fold_{n}.predictions" for n in range(1, FOLDS.get() + 1)},
+        | {f"model_{n}": f"fold_{n}.checkpoint" for n in numbers}
+        | {f"masks_{n}": f"fold_{n}.predictions" for n in numbers},
         outputs=["checkpoint", "metrics", *_SCORES, "predictions"],
         name="adopt_results",
     )
