@@ -111,9 +111,9 @@ def test_the_report_is_over_all_patients(catalog):
 
 
 def test_scores_of_another_assignment_are_refused(catalog):
-    scores = [catalog.load(f"fold_{n}.slice_scores") for n in (1, 2, 3)]
+    scores = {f"fold_{n}": catalog.load(f"fold_{n}.slice_scores") for n in (1, 2, 3)}
     with pytest.raises(InputError, match="do not hold every patient once"):
-        join_folds(catalog.load("fold_assignment"), a=scores[0], b=scores[1], c=scores[1])
+        join_folds(catalog.load("fold_assignment"), **scores | {"fold_3": scores["fold_2"]})
 
 
 def test_a_table_that_is_cut_is_refused(catalog, tmp_path):
@@ -151,13 +151,12 @@ def test_a_patient_that_came_later_is_refused(catalog):
 
 
 def test_a_fold_without_tumour_has_no_dice_and_spoils_no_report(catalog):
-    names = ["slice_scores", "patient_scores"]
-    slices, patients = (catalog.load(f"out_of_fold.{name}") for name in names)
-    singles = {f"fold_{n}": catalog.load(f"fold_{n}.single_slice_scores") for n in (1, 2, 3)}
+    names = ["slice_scores", "single_slice_scores", "patient_scores"]
+    slices, singles, patients = (catalog.load(f"out_of_fold.{name}") for name in names)
     arguments = [catalog.load(name) for name in ("fold_assignment", "data_fingerprint")]
     patients = patients.assign(dice=patients["dice"].where(patients["fold"] != 2))
     report = summarise_folds(
-        slices, patients, *arguments, "unet", catalog.load("params:evaluation"), 0, **singles
+        slices, singles, patients, *arguments, "unet", catalog.load("params:evaluation"), 0
     )
     assert set(report["dice_by_fold"]) == {"1", "3"}
     assert "out_of_fold/dice_of_fold_1" in tracked(report)
@@ -209,6 +208,17 @@ def test_the_final_model_learns_from_train_and_val_and_carries_the_scores_of_the
     calibration = catalog.load("out_of_fold.calibration")
     assert model.preprocessing["temperature"] == calibration["temperature"]
     assert len(catalog.load("predictions")) == report["slices"]
+
+
+def test_what_lies_beside_the_report_of_the_final_model_is_of_the_folds(catalog):
+    single = catalog.load("single_slice_scores")
+    assert set(single["slice"]) == set(catalog.load("slice_scores")["slice"])
+    digests = [catalog.load(f"fold_{n}.checkpoint").digest for n in (1, 2, 3)]
+    assert single["digest"].unique().tolist() == digests
+    assert catalog.load("calibration") == catalog.load("out_of_fold.calibration")
+    for name in ("slice_scores", "patient_scores", "site_scores"):
+        assert catalog.load(name).equals(catalog.load(f"out_of_fold.{name}"))
+    assert catalog.load("training_history")["epoch"].tolist() == [1, 2]
 
 
 def test_folds_are_calibrated_on_all_patients_together(catalog):

@@ -16,7 +16,14 @@ DEVELOPMENT_FOLDERS = {name: name for name in SPLIT_FOLDERS if name.split("_")[0
 FOLDS = ContextVar("folds", default=5)
 
 
-def in_namespace(namespace: str, nodes: Pipeline, inputs: set[str] | None = None) -> Pipeline:
-    """Give every dataset a name of its own in a namespace, but for shared inputs and parameters."""
+def in_namespace(
+    namespace: str,
+    nodes: Pipeline,
+    inputs: set[str] | None = None,
+    outputs: set[str] | None = None,
+) -> Pipeline:
+    """Give every dataset a name of its own in a namespace, but for those named and parameters."""
     parameters = {name for name in nodes.inputs() if name.startswith("params:")}
-    return Pipeline(nodes, namespace=namespace, inputs=inputs, parameters=parameters)
+    return Pipeline(
+        nodes, namespace=namespace, inputs=inputs, outputs=outputs, parameters=parameters
+    )

@@ -56,13 +56,16 @@ def _patients(partitions: dict[str, Slices]) -> set[str]:
 
 def join_folds(
     fold_assignment: pd.DataFrame, **tables: pd.DataFrame
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Put the scores of all folds together: every patient by the model that never saw it.
 
-    Of each fold there are the scores of its slices, ``fold_<n>``, and ``patients_<n>``.
+    Of each fold there are the scores of its slices, ``fold_<n>``, ``single_<n>`` of the same slices
+    by themselves, and ``patients_<n>``.
     """
-    of_patients = [table for name, table in tables.items() if name.startswith("patients_")]
-    slice_scores = {n: table for n, table in tables.items() if not n.startswith("patients_")}
+    slice_scores, singles, of_patients = (
+        {name: table for name, table in tables.items() if name.startswith(start)}
+        for start in ("fold_", "single_", "patients_")
+    )
     for name, scores in slice_scores.items():
         missing = {"patient", "slice", *metrics.COUNTS} - set(scores)
         if missing or scores[metrics.COUNTS].isna().any(axis=None):
@@ -81,26 +84,27 @@ def join_folds(
         )
     patients = metrics.score_patients(joined).merge(fold_assignment, on="patient")
     if of_patients:
-        surfaces = pd.concat(of_patients)
+        surfaces = pd.concat(of_patients.values())
         kept = surfaces.columns.intersection(["patient", *metrics.SURFACE_SCORES])
         patients = patients.merge(surfaces[kept], on="patient")
-    return joined, patients, metrics.score_sites(joined)
+    single_slice_scores = pd.concat(singles.values(), ignore_index=True)
+    return joined, single_slice_scores, patients, metrics.score_sites(joined)
 
 
 def summarise_folds(
     slice_scores: pd.DataFrame,
+    single_slice_scores: pd.DataFrame,
     patient_scores: pd.DataFrame,
     fold_assignment: pd.DataFrame,
     data_fingerprint: dict[str, Any],
     model: str,
     parameters: EvaluationParameters,
     seed: int,
-    **single_slice_scores: pd.DataFrame,
 ) -> metrics.Report:
     """Reduce the scores to one value of each metric over all patients, and Dice by fold."""
-    single = pd.concat(single_slice_scores.values(), ignore_index=True)
-    samples = parameters.bootstrap_samples
-    report = metrics.report(model, OUT_OF_FOLD, slice_scores, single, samples, seed)
+    report = metrics.report(
+        model, OUT_OF_FOLD, slice_scores, single_slice_scores, parameters.bootstrap_samples, seed
+    )
     by_fold = patient_scores.groupby("fold")["dice"].mean().dropna()
     report |= metrics.summarise_surfaces(patient_scores) | {
         "dice_by_fold": {str(fold): float(dice) for fold, dice in by_fold.items()},

@@ -16,6 +16,7 @@ from brain_mri_segmentation.pipelines.cross_validation.nodes import (
 )
 
 _KINDS = ("images", "masks")
+SCORES = ["slice_scores", "single_slice_scores", "patient_scores", "site_scores"]
 _OF_A_FOLD = [f"{part}_{kind}" for part in ("train", "evaluation") for kind in _KINDS]
 
 
@@ -54,22 +55,23 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             join_folds,
             inputs={"fold_assignment": "fold_assignment"}
             | {f"fold_{n}": f"fold_{n}.slice_scores" for n in numbers}
+            | {f"single_{n}": f"fold_{n}.single_slice_scores" for n in numbers}
             | {f"patients_{n}": f"fold_{n}.patient_scores" for n in numbers},
-            outputs=_named("out_of_fold", ["slice_scores", "patient_scores", "site_scores"]),
+            outputs=_named("out_of_fold", SCORES),
             name="join_folds",
         ),
         Node(
             summarise_folds,
             inputs={
                 "slice_scores": "out_of_fold.slice_scores",
+                "single_slice_scores": "out_of_fold.single_slice_scores",
                 "patient_scores": "out_of_fold.patient_scores",
                 "fold_assignment": "fold_assignment",
                 "data_fingerprint": "data_fingerprint",
                 "model": "params:model",
                 "parameters": "params:evaluation",
                 "seed": "params:seed",
-            }
-            | {f"fold_{n}": f"fold_{n}.single_slice_scores" for n in numbers},
+            },
             outputs="out_of_fold.metrics",
             name="summarise_folds",
         ),

@@ -1,6 +1,7 @@
 """From train and val to one model, for which the folds of a cross-validation speak."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import pandas as pd
 
@@ -15,20 +16,18 @@ def adopt_results(
     checkpoint: Checkpoint,
     calibration: Report,
     report: Report,
-    slice_scores: pd.DataFrame,
-    patient_scores: pd.DataFrame,
-    site_scores: pd.DataFrame,
-    **folds: Checkpoint | Slices,
-) -> tuple[Checkpoint, Report, pd.DataFrame, pd.DataFrame, pd.DataFrame, Slices]:
+    **results: pd.DataFrame | Checkpoint | Slices,
+) -> tuple[Checkpoint, Report, Report, Slices, *tuple[pd.DataFrame, ...]]:
     """Give the model what the folds found out, in the places where publishing looks for it.
 
-    Of each fold there are ``model_<n>`` and ``masks_<n>``.
+    Of each fold there are its model and its masks, and of all together the tables of scores.
     """
-    models = [fold for fold in folds.values() if isinstance(fold, Checkpoint)]
+    models = [result for result in results.values() if isinstance(result, Checkpoint)]
     check_same_recipe(*models, checkpoint)
     metadata = checkpoint.metadata | {"out_of_fold_dice": report["dice"]}
     model = dataclasses.replace(with_calibration(checkpoint, calibration), metadata=metadata)
-    predictions = [fold for fold in folds.values() if not isinstance(fold, Checkpoint)]
-    masks = {name: read for fold in predictions for name, read in fold.items()}
     adopted = dict(report) | {"digest": model.digest}
-    return model, adopted, slice_scores, patient_scores, site_scores, masks
+    folds = [result for result in results.values() if isinstance(result, Mapping)]
+    masks = {name: read for fold in folds for name, read in fold.items()}
+    tables = [result for result in results.values() if isinstance(result, pd.DataFrame)]
+    return model, adopted, calibration, masks, *tables

@@ -8,9 +8,8 @@ from brain_mri_segmentation.pipelines import (
     in_namespace,
     training,
 )
+from brain_mri_segmentation.pipelines.cross_validation.pipeline import SCORES
 from brain_mri_segmentation.pipelines.final.nodes import adopt_results
-
-_SCORES = ["slice_scores", "patient_scores", "site_scores"]
 
 
 def create_pipeline(**kwargs: object) -> Pipeline:
@@ -23,7 +22,10 @@ def create_pipeline(**kwargs: object) -> Pipeline:
         name="join_partitions",
     )
     train = in_namespace(
-        "final", training.without_validation(), {"data_fingerprint", "slice_statistics"}
+        "final",
+        training.without_validation(),
+        {"data_fingerprint", "slice_statistics"},
+        {"training_history", "training_chart"},
     )
     adopt = Node(
         adopt_results,
@@ -32,10 +34,10 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             "calibration": "out_of_fold.calibration",
             "report": "out_of_fold.metrics",
         }
-        | {name: f"out_of_fold.{name}" for name in _SCORES}
+        | {name: f"out_of_fold.{name}" for name in SCORES}
         | {f"model_{n}": f"fold_{n}.checkpoint" for n in numbers}
         | {f"masks_{n}": f"fold_{n}.predictions" for n in numbers},
-        outputs=["checkpoint", "metrics", *_SCORES, "predictions"],
+        outputs=["checkpoint", "metrics", "calibration", "predictions", *SCORES],
         name="adopt_results",
     )
     drawn = evaluation.create_pipeline()
@@ -44,4 +46,5 @@ def create_pipeline(**kwargs: object) -> Pipeline:
         inputs={f"evaluation_{kind}": f"final.train_{kind}" for kind in ("images", "masks")},
     )
     draw = drawn.only_nodes("plot_patient_dice", "plot_dice_by_tumour_size")
+    draw += training.create_pipeline().only_nodes("plot_reliability_diagram")
     return Pipeline([join, train, adopt, draw, gallery])
