@@ -1,4 +1,5 @@
 import io
+import re
 import shutil
 import subprocess
 
@@ -108,6 +109,25 @@ def test_sign_slope_and_intercept_of_each_slice_count():
         for file, slope in zip(files, slopes, strict=True)
     ]
     expected = signed.transpose(2, 1, 0) * np.array(slopes[::-1])[:, None, None] - 7
+    np.testing.assert_allclose(read_volume(files).slices[..., 1], expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"), [(np.int16, [-2000]), (np.uint16, [65535]), (np.int16, [-4, -3, -2])]
+)
+@pytest.mark.parametrize("vr", [b"SS", b"US"])  # some write the wrong one
+def test_what_fills_a_picture_up_is_as_dark_as_air(kind, values, vr):
+    stored = VOXELS[..., 1].astype(kind)
+    expected = SLICES[..., 1].astype(float) * 2 - 7
+    tags = {"PixelPaddingValue": values[0]}
+    if len(values) > 1:
+        tags["PixelPaddingRangeLimit"] = values[-1]
+    for place, value in enumerate(values):
+        stored[place], expected[:, :, place] = value, min(0, VOXELS[3:, ..., 1].min() * 2.0 - 7)
+    stored[..., 5], expected[5] = values[0], expected[0, 0, 0]  # also a whole slice
+    files = dicom_series(stored, AFFINE, STUDY, RescaleSlope=2, RescaleIntercept=-7, **tags)
+    tag = re.compile(rb"(\x28\0[\x20\x21]\x01)(?:SS|US)")
+    files = [tag.sub(lambda found: found[1] + vr, file) for file in files]
     np.testing.assert_allclose(read_volume(files).slices[..., 1], expected)
 
 

@@ -282,7 +282,8 @@ def _orientation(image: "Dataset", frame: int = 0) -> np.ndarray | None:
 class _Frame:
     """A slice: where its first pixel lies, its directions along columns and rows, its pixels' size.
 
-    ``pixels`` are (rows, columns) float32; all else is in mm, towards the left and the back (LPS).
+    ``pixels`` are (rows, columns) float32, NaN where nothing was measured; all else is in mm,
+    towards the left and the back (LPS).
     """
 
     image: "Dataset"
@@ -312,9 +313,22 @@ def _frames(image: "Dataset") -> list[_Frame]:
             raise InputError("An image does not say where it lies. Export the original series.")
         slope = _number(image, "RescaleSlope", 1, number)
         scaled = values * slope + _number(image, "RescaleIntercept", 0, number)
+        scaled = scaled.astype(np.float32)
+        scaled[_is_padding(image, values)] = np.nan
         place, size = np.array(position, np.float64), np.array(spacing, np.float64)
-        frames.append(_Frame(image, place, directions, size, scaled.astype(np.float32)))
+        frames.append(_Frame(image, place, directions, size, scaled))
     return frames
+
+
+def _is_padding(image: "Dataset", values: np.ndarray) -> np.ndarray:
+    """Say which pixels fill the picture up (PS3.3, C.7.5.1.1.2): one value, or those of a range."""
+    first = image.get("PixelPaddingValue")
+    if first is None:
+        return np.zeros(values.shape, bool)
+    last = image.get("PixelPaddingRangeLimit")
+    # Scanners write 63536 for -2000: the bits count.
+    ends = np.array([first, first if last is None else last]).astype(values.dtype)
+    return (ends.min() <= values) & (values <= ends.max())
 
 
 def _decode(image: "Dataset") -> np.ndarray:
@@ -355,6 +369,7 @@ def _stack(frames: list[_Frame], images: Sequence["Dataset"]) -> Scan:
     affine[:3, 0], affine[:3, 1] = along * first.spacing[1], down * first.spacing[0]
     affine[:3, 2], affine[:3, 3] = step, frames[0].position
     voxels = np.stack([frame.pixels for frame in frames]).transpose(2, 1, 0)
+    voxels[np.isnan(voxels)] = np.nanmin(voxels, initial=0)  # as air, which is 0 or the darkest
     for image in images:
         del image.PixelData
     headers = tuple(images) if len(images) == 1 else tuple(frame.image for frame in frames)
