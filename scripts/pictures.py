@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.ndimage import binary_dilation
 
 from brain_mri_segmentation.cohort.phantom import make_volume
 from brain_mri_segmentation.evaluation import metrics
@@ -74,13 +75,8 @@ def _with_disc(plain: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def _grown(mask: np.ndarray, pixels: int) -> np.ndarray:
-    rows, columns = np.nonzero(mask)
-    grown = np.zeros_like(mask)
-    for dr in range(-pixels, pixels + 1):
-        for dc in range(-pixels, pixels + 1):
-            if np.hypot(dr, dc) <= pixels:
-                grown[np.clip(rows + dr, 0, SIZE - 1), np.clip(columns + dc, 0, SIZE - 1)] = True
-    return grown
+    rows, columns = np.ogrid[-pixels : pixels + 1, -pixels : pixels + 1]
+    return binary_dilation(mask, np.hypot(rows, columns) <= pixels)
 
 
 def small_tumours() -> Figure:

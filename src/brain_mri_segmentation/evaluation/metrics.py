@@ -201,7 +201,7 @@ def bootstrap_intervals(
     """
     sums, random = _patient_sums(slice_scores), np.random.default_rng(seed)
     patients = len(sums[COUNTS[0]])
-    drawn = np.stack([random.integers(patients, size=patients) for _ in range(samples)])
+    drawn = random.integers(patients, size=(samples, patients))
     resampled = _reduce({name: values[drawn] for name, values in sums.items()})
     return {
         name: tuple(_percentiles(values))

@@ -1,11 +1,11 @@
 """From any folder of slices to masks, overlays and a summary."""
 
 import logging
-import sys
 from collections.abc import Iterator
 
 import pandas as pd
-from tqdm import tqdm
+from rich.console import Console
+from rich.progress import Progress
 
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.imaging.readers import find_volumes
@@ -36,11 +36,12 @@ def segment_folder(
         predictor = Predictor(serving_model, best_device(training.accelerator), engine)
         found = segment_volumes(volumes, predictor, inference_output)
     outcomes = []
-    files = sum(map(len, volumes.values()))
-    with tqdm(total=files, desc="Files", disable=not sys.stderr.isatty()) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("Files", total=sum(map(len, volumes.values())))
         for outcome in found:
             outcomes.append(outcome)
-            progress.update(outcome.files)
+            progress.advance(task, outcome.files)
     # As they are: 3 pixels stay 3 where another row has none.
     slices, totals = (pd.DataFrame(rows, dtype=object) for rows in tabulate(outcomes))
     return outcomes, slices, totals
