@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import json
 import pickle
 import resource
@@ -160,7 +161,7 @@ def test_files_of_two_models_are_told_apart(checkpoint, folder):
 @pytest.mark.parametrize("content", [b"[]", b"null", b'"text"', b'{"channels": 3}'])
 def test_a_config_of_another_kind_is_one_clear_error(folder, content):
     run = json.loads((folder / "run.json").read_text())
-    del run["config_sha256"]  # as of a version that did not store it, or of a forger
+    run["config_sha256"] = hashlib.sha256(content).hexdigest()  # as a forger would
     (folder / "run.json").write_text(json.dumps(run))
     (folder / "config.json").write_bytes(content)
     with pytest.raises(InputError, match="damaged|do not fit"):
@@ -168,12 +169,29 @@ def test_a_config_of_another_kind_is_one_clear_error(folder, content):
 
 
 @pytest.mark.parametrize(
-    "change", [{"model_name": ["unet"]}, {"metadata": None}, {"metadata": [1]}, {"digest": 3}]
+    "change",
+    [
+        {"model_name": ["unet"]},
+        {"metadata": None},
+        {"metadata": [1]},
+        {"digest": 3},
+        {"digest": None},
+        {"config_sha256": None},
+    ],
 )
 def test_a_run_of_other_kinds_of_values_is_one_clear_error(folder, change):
     run = json.loads((folder / "run.json").read_text()) | change
     (folder / "run.json").write_text(json.dumps(run))
-    with pytest.raises(InputError, match="damaged|digest"):
+    with pytest.raises(InputError, match=r"damaged \(|is not the one that its digest describes"):
+        Checkpoint.load(folder)
+
+
+@pytest.mark.parametrize("name", ["digest", "config_sha256"])
+def test_a_folder_that_cannot_be_verified_is_refused(folder, name):
+    run = json.loads((folder / "run.json").read_text())
+    del run[name]
+    (folder / "run.json").write_text(json.dumps(run))
+    with pytest.raises(InputError, match=f"{folder} is damaged .KeyError: '{name}'.. Copy it anew"):
         Checkpoint.load(folder)
 
 
@@ -194,8 +212,9 @@ def test_no_changed_byte_of_weights_goes_unseen(checkpoint, tmp_path):
 def test_weights_that_the_digest_does_not_describe_are_refused(checkpoint, tmp_path):
     values = checkpoint.describe() | {"weights": tensors(checkpoint)}
     values |= {"format": "brain-mri-segmentation/1"}
-    torch.save(values, tmp_path / "former.ckpt")  # versions before 0.2 stored no digest
-    assert Checkpoint.load(tmp_path / "former.ckpt").digest == checkpoint.digest
+    torch.save(values, tmp_path / "former.ckpt")
+    with pytest.raises(InputError, match="with a digest, since version 0.2"):
+        Checkpoint.load(tmp_path / "former.ckpt")
     torch.save(values | {"digest": "0" * 16}, tmp_path / "other.ckpt")
     with pytest.raises(InputError, match="not the one that its digest describes"):
         Checkpoint.load(tmp_path / "other.ckpt")
@@ -210,16 +229,22 @@ def test_weights_that_the_digest_does_not_describe_are_refused(checkpoint, tmp_p
         (torch.zeros(2).to_sparse(), "no tensor"),
         ("text", "no tensor"),
         (torch.zeros(1).expand(10**6, 10**6), "larger than what is stored"),
-        (torch.zeros(2, dtype=torch.int32), "head.bias is torch.int32"),
-        (torch.zeros(3), "head.bias is torch.float32"),
     ],
 )
 def test_a_weight_that_is_none_is_refused(checkpoint, tmp_path, weight, message):
     values = checkpoint.describe() | {"weights": tensors(checkpoint)}
-    values |= {"format": "brain-mri-segmentation/1"}
+    values |= {"format": "brain-mri-segmentation/1", "digest": checkpoint.digest}
     values["weights"] |= {"head.bias": weight}
     torch.save(values, tmp_path / "best.ckpt")
     with pytest.raises(InputError, match=message):
+        Checkpoint.load(tmp_path / "best.ckpt")
+
+
+@pytest.mark.parametrize("weight", [np.zeros(2, np.int32), np.zeros(3, np.float32)])
+def test_a_weight_of_another_kind_or_shape_is_refused(checkpoint, tmp_path, weight):
+    weights = checkpoint.weights | {"head.bias": weight}
+    dataclasses.replace(checkpoint, weights=weights).save(tmp_path / "best.ckpt")
+    with pytest.raises(InputError, match=f"head.bias is torch.{weight.dtype}"):
         Checkpoint.load(tmp_path / "best.ckpt").build()
 
 

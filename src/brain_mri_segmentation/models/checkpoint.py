@@ -24,9 +24,6 @@ SHIPPED_MODEL = Path(__file__).parents[1] / "pretrained" / "unet_efficientnet"
 
 FORMAT = "brain-mri-segmentation/1"
 
-# What models of versions before 0.2 call them.
-_FORMER_NAMES = {"flip": "mirroring", "smallest_region": "min_component_ratio"}
-
 # The files of a folder, named as the Hugging Face hub and transformers name them ...
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -80,12 +77,12 @@ class Checkpoint:
         try:
             checkpoint, digest = _read_folder(path) if path.is_dir() else _read_file(path)
             checkpoint._check_values()
-            if digest not in (None, checkpoint.digest):
+            if digest != checkpoint.digest:
                 raise InputError(
                     f"The model in {path} is not the one that its digest describes: files of "
                     "several models are mixed, or a byte was changed. Copy it anew."
                 )
-            return checkpoint._with_current_names()
+            return checkpoint
         except InputError:
             raise
         # What a hostile file holds in the place of values raises many kinds, such as TypeError.
@@ -108,11 +105,6 @@ class Checkpoint:
         for name, value in self.weights.items():
             if np.iscomplexobj(value) or not np.isfinite(value).all():
                 raise ValueError(f"{name} holds what is no finite number (NaN or infinity)")
-
-    def _with_current_names(self) -> "Checkpoint":
-        names = {_FORMER_NAMES.get(name, name): name for name in self.preprocessing}
-        current = {new: self.preprocessing[old] for new, old in names.items()}
-        return replace(self, preprocessing=current)
 
     @needs_torch("To convert a model, or to run it with engine=torch")
     def build(self) -> "torch.nn.Module":
@@ -215,8 +207,8 @@ def _to_json(values: dict[str, object]) -> bytes:
 
 
 @needs_torch("To read a checkpoint (.ckpt)")
-def _read_file(path: Path) -> tuple[Checkpoint, str | None]:
-    """Return what ``save`` wrote, and the digest; versions before 0.2 stored none."""
+def _read_file(path: Path) -> tuple[Checkpoint, str]:
+    """Return what ``save`` wrote, and the digest."""
     if not path.is_file():
         raise InputError(
             f"There is no checkpoint at {path}. Train a model first "
@@ -236,20 +228,20 @@ def _read_file(path: Path) -> tuple[Checkpoint, str | None]:
             f"more than tensors and plain values ({type(error).__name__}). "
             "Train again, or copy it anew."
         ) from error
-    names = {"format", *(item.name for item in fields(Checkpoint))} - {"int8"}
-    known = isinstance(values, dict) and values.keys() - {"digest"} == names
+    names = {"format", "digest", *(item.name for item in fields(Checkpoint))} - {"int8"}
+    known = isinstance(values, dict) and values.keys() == names
     if not known or values.pop("format") != FORMAT:
         raise InputError(
-            f"{path} is not a checkpoint of this project (format {FORMAT}). "
-            "Give the best.ckpt that the training pipeline saved."
+            f"{path} is not a checkpoint of this project (format {FORMAT} with a digest, since "
+            "version 0.2). Give the best.ckpt that the training pipeline saved."
         )
-    digest = values.pop("digest", None)
+    digest = values.pop("digest")
     if isinstance(values["weights"], dict):  # what is not is refused with the other values
         values["weights"] = as_arrays(values["weights"])
     return Checkpoint(**values), digest
 
 
-def _read_folder(path: Path) -> tuple[Checkpoint, str | None]:
+def _read_folder(path: Path) -> tuple[Checkpoint, str]:
     """Return what ``folder_files`` gave, and the digest."""
     names = (CONFIG_FILE, PREPROCESSOR_FILE, RUN_FILE, WEIGHTS_FILE)
     if missing := [name for name in names if not (path / name).is_file()]:
@@ -266,7 +258,7 @@ def _read_folder(path: Path) -> tuple[Checkpoint, str | None]:
             f"{path} holds a model '{name}' in format '{run.get('format')}'; this version knows "
             f"{', '.join(ARCHITECTURES)} in format {FORMAT}. Install the version that exported it."
         )
-    if run.get("config_sha256") not in (None, hashlib.sha256(stored).hexdigest()):
+    if run["config_sha256"] != hashlib.sha256(stored).hexdigest():
         raise ValueError(f"{CONFIG_FILE} was changed")
     int8 = None
     if copies := run.get("sha256"):
