@@ -141,6 +141,24 @@ def test_the_same_source_model_and_mask_give_the_same_uids_and_others_give_other
     assert first.NumberOfFrames == 6  # nothing was found, and all slices were looked at
 
 
+@pytest.mark.parametrize(
+    ("characters", "name"),
+    [
+        ("", "Phantom^One"),
+        ("ISO_IR 100", "Müller^Jörg"),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+        (["", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞=홍^길동"),
+    ],
+)
+def test_names_in_any_characters_are_kept_and_the_source_as_well(characters, name):
+    tags = {"PatientName": name, "SpecificCharacterSet": characters}
+    files = dicom_series(FLAIR, AFFINE, study() | tags)
+    volume, again = read_volume(files), read_volume(files)
+    seg = write_seg(np.zeros((6, 64, 64), np.uint8), volume.geometry, *MODEL)
+    assert str(pydicom.dcmread(io.BytesIO(seg)).PatientName) == name
+    assert volume.geometry.headers == again.geometry.headers
+
+
 def test_what_it_cannot_be_made_of():
     mask = np.zeros((6, 64, 64), np.uint8)
     voxels = read_volume(nifti(FLAIR, AFFINE))

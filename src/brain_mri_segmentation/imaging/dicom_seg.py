@@ -3,7 +3,7 @@
 import hashlib
 import io
 import uuid
-from copy import copy
+from copy import deepcopy
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -93,6 +93,7 @@ def write_seg(
             content_label="GLIOMA",
             content_description="By a model, not checked. Research use only.",
             omit_empty_frames=False,
+            specific_character_set="ISO_IR 192",  # it refuses some that sources have
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
@@ -108,7 +109,7 @@ def write_seg(
 def _completed(header: "Dataset") -> "Dataset":
     if lacking := [name for name in _MUST_BE_KNOWN if not header.get(name)]:
         raise ValueError(f"no {' and no '.join(lacking)}")
-    header = copy(header)
+    header = deepcopy(header)
     for name in _MAY_BE_EMPTY:
         if name not in header:
             setattr(header, name, None)
