@@ -216,6 +216,15 @@ def test_a_slice_alone_is_one_image():
     assert "series 3 'AX T2 FLAIR' (1 image) was taken for FLAIR" in read_volume(FLAIR[2]).notes
 
 
+def test_a_slice_alone_is_as_thick_as_it_says_and_else_it_is_said():
+    note = "the slice does not say how thick it is; it was taken for 1 mm"
+    thin, thick = changed(FLAIR[2], SliceThickness=None), changed(FLAIR[2], SpacingBetweenSlices=6)
+    for file, millimetres in ((thin, 1), (FLAIR[2], 4), (thick, 6)):
+        for volume in (read_volume(file), read_sequences({"FLAIR": file})):
+            assert volume.spacing[0] == pytest.approx(millimetres)
+            assert (note in volume.notes) == (file is thin)
+
+
 def test_one_series_alone_is_flair_unless_it_says_otherwise():
     volume = read_volume(dicom_series(VOXELS[..., 1], AFFINE, STUDY, 5, "No. 5"))
     assert "series 5 'No. 5' (6 images) was taken for FLAIR" in volume.notes

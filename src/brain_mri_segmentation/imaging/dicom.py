@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -132,7 +132,7 @@ def read_sequence(contents: Iterable[bytes], sequence: str, number: int | None =
     if len(found) > 1:
         raise InputError(f"There are several series: {_list(found)}. Name one by its number.")
     scan = found[0].read()
-    return Scan(scan.voxels, scan.geometry, (f"{found[0]} was named as {sequence}",))
+    return replace(scan, notes=(f"{found[0]} was named as {sequence}", *scan.notes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -373,7 +373,15 @@ def _stack(frames: list[_Frame], images: Sequence["Dataset"]) -> Scan:
     for image in images:
         del image.PixelData
     headers = tuple(images) if len(images) == 1 else tuple(frame.image for frame in frames)
-    return Scan(voxels, Geometry(LPS_TO_RAS @ affine, voxels.shape, headers))
+    unknown = len(frames) == 1 and not _thickness(frames[0].image)
+    notes = ("the slice does not say how thick it is; it was taken for 1 mm",) if unknown else ()
+    return Scan(voxels, Geometry(LPS_TO_RAS @ affine, voxels.shape, headers), notes)
+
+
+def _thickness(image: "Dataset") -> float:
+    """Return how far a slice is from the next in mm; 0 where it does not say so."""
+    said = (_number(image, name, 0) for name in ("SpacingBetweenSlices", "SliceThickness"))
+    return abs(next(filter(None, said), 0))
 
 
 def _step(positions: np.ndarray, normal: np.ndarray, image: "Dataset") -> np.ndarray:
@@ -383,8 +391,7 @@ def _step(positions: np.ndarray, normal: np.ndarray, image: "Dataset") -> np.nda
         InputError: Slices are missing, stand at the same place, or are not equally far apart.
     """
     if len(positions) == 1:
-        thickness = _number(image, "SliceThickness", 1)
-        return normal * (abs(_number(image, "SpacingBetweenSlices", thickness)) or 1)
+        return normal * (_thickness(image) or 1)
     heights = positions @ normal
     distances = np.diff(heights)
     usual = float(np.sort(distances)[(len(distances) - 1) // 2])
