@@ -195,7 +195,12 @@ def test_sequences_of_other_grids_are_resampled_onto_flair_and_it_is_said():
     contents = [nifti(pre, fine), nifti(VOXELS[..., 1], AFFINE), nifti(VOXELS[..., 2], AFFINE)]
     volume = read_volume(contents)
     assert np.array_equal(volume.slices[..., 0], SLICES[..., 0])  # between two equal slices
-    assert volume.notes == ("pre-contrast was resampled onto FLAIR",)
+    assert volume.notes == (
+        "file 1 was taken for pre-contrast",
+        "file 2 was taken for FLAIR",
+        "file 3 was taken for post-contrast",
+        "pre-contrast was resampled onto FLAIR",
+    )
 
 
 def test_numbered_files_are_volumes_of_their_own_and_files_without_flair_are_left_out(tmp_path):

@@ -112,9 +112,9 @@ def read_volume(source: str | Path | bytes | Sequence[bytes], name: str = "volum
                 f"There are {len(members)} files with a volume each. Send FLAIR alone, or three: "
                 "pre-contrast, FLAIR, post-contrast."
             )
-        return read_sequences(
-            dict(zip(SEQUENCES, (file for _, file in members), strict=True)), name
-        )
+        files = dict(zip(SEQUENCES, (file for _, file in members), strict=True))
+        notes = (f"file {n} was taken for {sequence}" for n, sequence in enumerate(files, start=1))
+        return read_sequences(files, name, tuple(notes))
     return _to_volume(name, members)
 
 
