@@ -44,7 +44,7 @@ def test_the_shipped_model_is_small_and_names_no_patient_in_its_files():
     run = json.loads((FOLDER / "run.json").read_text())
     assert run["model_name"] == "unet_efficientnet"
     assert len(run["metadata"]["train_patients"]) == 99
-    assert run["metadata"]["out_of_fold_dice"] == pytest.approx(0.854, abs=0.001)
+    assert run["metadata"]["out_of_fold_dice"] == pytest.approx(0.863, abs=0.001)
     assert "val_dice" not in run["metadata"]
     assert not list(FOLDER.rglob("*TCGA*"))
 

@@ -63,8 +63,14 @@ def test_a_volume_is_to_be_reviewed_where_nothing_was_found_or_its_masks_contrad
     rules = parameters.preprocessing.model_copy(update={"review_agreement": 0.9})
     empty, found = np.zeros((2, 4, 4), np.uint8), np.full((2, 4, 4), 255, np.uint8)
     nan = float("nan")
-    assert reason_to_review_volume(empty, nan, rules) == "no tumour was found in any slice"
-    assert reason_to_review_volume(empty[:1], nan, rules) is None  # most single slices have none
-    assert reason_to_review_volume(found, nan, rules) is None
-    assert reason_to_review_volume(found, 0.9, rules) is None
-    assert "a Dice of 0.89 with each other" in reason_to_review_volume(found, 0.89, rules)
+
+    def reason(mask, agreement=nan, expected=nan):
+        return reason_to_review_volume(mask, agreement, expected, rules)
+
+    assert reason(empty) == "no tumour was found in any slice"
+    assert reason(empty[:1]) is None  # most single slices have none
+    assert reason(found) is None
+    assert reason(found, 0.9, 0.85) is None
+    assert "a Dice of 0.89 with each other" in reason(found, 0.89)
+    assert "a Dice of 0.84 of all slices" in reason(found, 0.9, 0.84)
+    assert reason(found[:1], 0.9, 0.84) is None  # of a slice by itself less is accepted

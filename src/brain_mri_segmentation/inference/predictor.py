@@ -260,7 +260,7 @@ class Predictor:
         probability = from_model_grid(probabilities, volume)
         mask = probability_to_mask(from_model_grid(kept, volume), threshold)
         shown = shows_head(volume) | mask.any(axis=(1, 2))
-        volume_review = reason_to_review_volume(mask, views_agree, rules)
+        volume_review = reason_to_review_volume(mask, views_agree, volume_expected, rules)
         reasons = [
             reason_to_review(image, dice, rules) if head else None
             for image, dice, head in zip(volume.pictures, expected, shown, strict=True)
