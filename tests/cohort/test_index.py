@@ -1,12 +1,9 @@
 import logging
-import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from brain_mri_segmentation.cohort.index import (
-    ResizedSlices,
     index_slices,
     patient_volumes,
     refuse_problems,
@@ -49,24 +46,6 @@ def test_a_sound_cohort_is_one_row_a_slice():
 def test_slices_are_sorted_by_number_not_by_text():
     readers = files(P1__P1_10=lambda: IMAGE, P1__P1_10_mask=lambda: MASK)
     assert index_slices(readers)["slice"].tolist() == [1, 2, 10]
-
-
-def test_threads_that_read_at_once_get_each_slice_as_it_is():
-    kept = ResizedSlices(64)
-    for n in range(8):
-        kept.add(str(n), np.full_like(IMAGE, n), np.full_like(MASK, 255 * (n % 2)))
-
-    def wrong(n: int) -> int:
-        image, mask = kept.images[str(n % 8)](), kept.masks[str(n % 8)]()
-        return int((image != n % 8).any() or (mask != 255 * (n % 2)).any())
-
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        with ThreadPoolExecutor(4) as threads:
-            assert sum(threads.map(wrong, range(4000))) == 0
-    finally:
-        sys.setswitchinterval(interval)
 
 
 def broken():

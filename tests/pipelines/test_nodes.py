@@ -8,6 +8,7 @@ from brain_mri_segmentation.cohort.index import usable_slices
 from brain_mri_segmentation.datasets.raw_slices_dataset import RawSlicesDataset
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.evaluation.metrics import SURFACE_SCORES
+from brain_mri_segmentation.imaging.intensity import resize_image, resize_mask
 from brain_mri_segmentation.pipelines.data_processing.nodes import (
     index_cohort,
     measure_slices,
@@ -22,28 +23,35 @@ from brain_mri_segmentation.pipelines.evaluation.nodes import (
 )
 
 
-def test_every_raw_file_is_read_once_and_a_manifest_is_followed(phantom_folder, parameters):
+def test_slices_are_dealt_out_by_a_manifest_and_read_when_they_are_written(
+    phantom_folder, parameters
+):
     raw, read = RawSlicesDataset(path=str(phantom_folder)).load(), []
     raw = {name: lambda n=name, r=reader: read.append(n) or r() for name, reader in raw.items()}
-    cohort, problems, images, masks = index_cohort(raw, parameters.cohort, parameters.preprocessing)
+    cohort, problems = index_cohort(raw, parameters.cohort)
     assert len(usable_slices(cohort)) == 30
     assert len(problems) == 0
-    assert len(measure_slices(images, masks, parameters.preprocessing)) == 30
     patients = sorted(cohort["patient"].unique())
     wanted = dict(zip(patients, ["val", "train", "train", "train", "train"], strict=True))
     manifest = pd.DataFrame(wanted.items(), columns=["patient", "split"])
     split = split_patients(cohort, manifest, parameters.split)
     assert dict(split.to_numpy()) == wanted
-    folders = write_split_folders(images, masks, cohort, split)
+    read.clear()
+    smaller = parameters.preprocessing.model_copy(update={"image_size": 32})
+    folders = write_split_folders(raw, cohort, split, smaller)
     assert {name: len(slices) for name, slices in folders.items() if name.endswith("images")} == {
         "train_images": 24,
         "val_images": 6,
         "test_images": 0,
     }
-    for slices in folders.values():
-        for reader in slices.values():
-            reader()
-    assert sorted(read) == sorted(raw)
+    assert not read
+    name = f"{patients[0]}_1"
+    image, mask = (folders[f"val_{kind}"][name]() for kind in ("images", "masks"))
+    path = f"{patients[0]}/{name}"
+    assert read == [path, f"{path}_mask"]
+    assert np.array_equal(image, resize_image(raw[path](), 32, 32))
+    assert np.array_equal(mask, resize_mask(raw[f"{path}_mask"](), 32, 32))
+    assert len(measure_slices(smaller, **folders)) == 30
 
 
 def test_an_empty_partition_names_the_way_out(parameters):

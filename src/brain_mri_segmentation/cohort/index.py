@@ -2,18 +2,13 @@
 
 import hashlib
 import logging
-import math
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from brain_mri_segmentation.errors import InputError
-from brain_mri_segmentation.imaging.intensity import resize_image, resize_mask
 from brain_mri_segmentation.imaging.naming import by_patient, parse_slice_name
 from brain_mri_segmentation.imaging.readers import SMALLEST_SIDE
 from brain_mri_segmentation.imaging.volume import Volume
@@ -56,49 +51,12 @@ class _Pair:
     mask: str | None = None
 
 
-class ResizedSlices:
-    """The slices of a cohort in a temporary file, until they are written where they belong.
-
-    So that each raw file is read once, although the split is known only when all were.
-
-    Args:
-        size: Height and width that they are resized to.
-
-    Attributes:
-        images: Readers of (size, size, 3) uint8 by slice name.
-        masks: Readers of (size, size) uint8, 0 or 255, by slice name.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        # Gone with the last reader; unbuffered, since what was written is read by its place.
-        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
-        self.images: dict[str, SliceReader] = {}
-        self.masks: dict[str, SliceReader] = {}
-
-    def add(self, name: str, image: np.ndarray, mask: np.ndarray) -> None:
-        """Resize and keep a slice of any size."""
-        self.images[name] = self._keep(resize_image(image, self._size, self._size))
-        self.masks[name] = self._keep(resize_mask(mask, self._size, self._size))
-
-    def _keep(self, pixels: np.ndarray) -> SliceReader:
-        start = self._file.seek(0, os.SEEK_END)
-        self._file.write(pixels.tobytes())
-        return partial(self._read, start, pixels.shape)
-
-    def _read(self, start: int, shape: tuple[int, ...]) -> np.ndarray:
-        # No seek: several threads may read at once.
-        pixels = os.pread(self._file.fileno(), math.prod(shape), start)
-        return np.frombuffer(pixels, np.uint8).reshape(shape)
-
-
-def index_slices(files: SliceFiles, kept: ResizedSlices | None = None) -> pd.DataFrame:
+def index_slices(files: SliceFiles) -> pd.DataFrame:
     """List and check every slice, reading one pair at a time.
 
     Args:
         files: Readers of the raw files. Images are (H, W, 3) uint8, masks (H, W) with the values
             0 and 255 (or 0 and 1).
-        kept: Gets the pixels of each slice that can be used.
 
     Returns:
         One row a slice, by patient and slice number: ``patient``, ``slice``, ``path`` of the
@@ -109,7 +67,7 @@ def index_slices(files: SliceFiles, kept: ResizedSlices | None = None) -> pd.Dat
     """
     pairs, rows = _pair_files(files)
     readers = {path: read for path, read in files.items() if read is not None}
-    rows += [_check_pair(pair, readers, kept) for pair in pairs]
+    rows += [_check_pair(pair, readers) for pair in pairs]
     table = pd.DataFrame(rows, columns=COHORT_COLUMNS)
     return table.sort_values(["patient", "slice"], ignore_index=True)
 
@@ -194,7 +152,7 @@ def _row(patient: str, number: int, **values: object) -> dict[str, object]:
     return {"patient": patient, "slice": number} | empty | values
 
 
-def _check_pair(pair: _Pair, files: Slices, kept: ResizedSlices | None) -> dict[str, object]:
+def _check_pair(pair: _Pair, files: Slices) -> dict[str, object]:
     if pair.image is None:
         return _row(pair.patient, pair.number, problem=f"{pair.mask}: a mask without its image")
     if pair.mask is None:
@@ -211,8 +169,6 @@ def _check_pair(pair: _Pair, files: Slices, kept: ResizedSlices | None) -> dict[
         return _row(pair.patient, pair.number, problem=f"{pair.image}: {problem}")
     if problem := _mask_problem(mask, image.shape[:2]):
         return _row(pair.patient, pair.number, problem=f"{pair.mask}: {problem}")
-    if kept is not None:
-        kept.add(f"{pair.patient}_{pair.number}", image, mask)
     digest = hashlib.blake2b(image.tobytes() + mask.tobytes(), digest_size=12).hexdigest()
     return _row(
         pair.patient,

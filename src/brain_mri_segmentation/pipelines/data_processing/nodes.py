@@ -1,14 +1,17 @@
 """From raw TIF files to split folders."""
 
+from functools import partial
+
+import numpy as np
 import pandas as pd
 
 from brain_mri_segmentation.cohort import statistics
 from brain_mri_segmentation.cohort.index import (
     SPLITS,
-    ResizedSlices,
     SliceFiles,
     Slices,
     index_slices,
+    join_partitions,
     refuse_problems,
     usable_slices,
 )
@@ -18,6 +21,7 @@ from brain_mri_segmentation.cohort.split import (
     split_by_manifest,
     split_by_seed,
 )
+from brain_mri_segmentation.imaging.intensity import resize_image, resize_mask
 from brain_mri_segmentation.parameters import (
     CohortParameters,
     PreprocessingParameters,
@@ -26,23 +30,19 @@ from brain_mri_segmentation.parameters import (
 
 
 def index_cohort(
-    raw_slices: SliceFiles, parameters: CohortParameters, preprocessing: PreprocessingParameters
-) -> tuple[pd.DataFrame, pd.DataFrame, Slices, Slices]:
-    """Read every raw slice once; return the usable ones, resized, and a report on the others."""
-    resized = ResizedSlices(preprocessing.image_size)
-    table = index_slices(raw_slices, resized)
+    raw_slices: SliceFiles, parameters: CohortParameters
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Check every raw slice; return the usable ones, and a report on the others."""
+    table = index_slices(raw_slices)
     refuse_problems(table, parameters.on_invalid)
     problems = table.loc[table["problem"] != "", ["patient", "slice", "problem"]]
-    return usable_slices(table), problems, resized.images, resized.masks
+    return usable_slices(table), problems
 
 
-def measure_slices(
-    resized_images: Slices, resized_masks: Slices, parameters: PreprocessingParameters
-) -> pd.DataFrame:
+def measure_slices(parameters: PreprocessingParameters, **folders: Slices) -> pd.DataFrame:
     """Measure intensities and tumour of each slice and volume."""
     return statistics.measure_slices(
-        resized_images,
-        resized_masks,
+        *join_partitions(SPLITS, **folders),
         parameters.image_size,
         parameters.lower_percentile,
         parameters.upper_percentile,
@@ -64,15 +64,24 @@ def split_patients(
 
 
 def write_split_folders(
-    resized_images: Slices,
-    resized_masks: Slices,
+    raw_slices: Slices,
     cohort: pd.DataFrame,
     patient_split: pd.DataFrame,
+    preprocessing: PreprocessingParameters,
 ) -> dict[str, Slices]:
-    """Deal the slices out to the folders of their partitions."""
+    """Resize the slices into the folders of their partitions, one in memory at a time."""
+    size = preprocessing.image_size
+    paths = {f"{row.patient}_{row.slice}": row.path for row in cohort.itertuples()}
+
+    def image(path: str) -> np.ndarray:
+        return resize_image(raw_slices[path](), size, size)
+
+    def mask(path: str) -> np.ndarray:
+        return resize_mask(raw_slices[f"{path}_mask"](), size, size)
+
     folders: dict[str, Slices] = {}
     for split in SPLITS:
         names = slices_of_split(cohort, patient_split, split)
-        folders[f"{split}_images"] = {name: resized_images[name] for name in names}
-        folders[f"{split}_masks"] = {name: resized_masks[name] for name in names}
+        folders[f"{split}_images"] = {name: partial(image, paths[name]) for name in names}
+        folders[f"{split}_masks"] = {name: partial(mask, paths[name]) for name in names}
     return folders

@@ -17,15 +17,9 @@ def create_pipeline(**kwargs: object) -> Pipeline:
         [
             Node(
                 index_cohort,
-                inputs=["raw_slices", "params:cohort", "params:preprocessing"],
-                outputs=["cohort", "cohort_problems", "resized_images", "resized_masks"],
+                inputs=["raw_slices", "params:cohort"],
+                outputs=["cohort", "cohort_problems"],
                 name="index_cohort",
-            ),
-            Node(
-                measure_slices,
-                inputs=["resized_images", "resized_masks", "params:preprocessing"],
-                outputs="slice_statistics",
-                name="measure_slices",
             ),
             Node(
                 split_patients,
@@ -51,9 +45,15 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             ),
             Node(
                 write_split_folders,
-                inputs=["resized_images", "resized_masks", "cohort", "patient_split"],
+                inputs=["raw_slices", "cohort", "patient_split", "params:preprocessing"],
                 outputs=SPLIT_FOLDERS,
                 name="write_split_folders",
+            ),
+            Node(
+                measure_slices,
+                inputs=SPLIT_FOLDERS | {"parameters": "params:preprocessing"},
+                outputs="slice_statistics",
+                name="measure_slices",
             ),
         ]
     )
