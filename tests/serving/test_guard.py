@@ -95,6 +95,19 @@ def test_with_a_key_only_who_has_it_may(start):
             assert client.get(path).status_code == 200
 
 
+def test_the_documentation_says_what_needs_the_key(client, start):
+    assert "securitySchemes" not in client.get("/openapi.json").json()["components"]
+    with start(SERVING_API_KEY=KEY) as guarded:
+        document = guarded.get("/openapi.json").json()
+        scheme = {"type": "apiKey", "in": "header", "name": "X-API-Key"}
+        assert document["components"]["securitySchemes"] == {"key": scheme}
+        for path, operations in document["paths"].items():
+            for method, operation in operations.items():
+                needs = guarded.request(method, path).status_code == 401
+                assert operation.get("security", []) == [{"key": []}] * needs
+                assert "401" in operation["responses"] or not needs
+
+
 def test_a_stranger_is_refused_before_the_upload_is_read(start):
     sent = []
 

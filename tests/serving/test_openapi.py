@@ -35,6 +35,17 @@ def test_what_is_watched_answers_as_documented(document, path):
     assert response.status_code == 200
 
 
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_a_session_that_is_not_there_is_refused_as_documented(document, method):
+    operation = document["/session/{session_id}"][method]
+    response = operation.Case(path_parameters={"session_id": "none"}).call_and_validate()
+    assert response.status_code == 404
+
+
+def test_without_a_model_the_answer_is_documented(document):
+    assert "503" in document.raw_schema["paths"]["/info/"]["get"]["responses"]
+
+
 @pytest.mark.parametrize(("path", "field"), [("/segment", "file"), ("/segment/volume", "files")])
 def test_slices_are_answered_as_documented(document, path, field):
     sound = document[path]["POST"].as_strategy(generation_mode=GenerationMode.POSITIVE)

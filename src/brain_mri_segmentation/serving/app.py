@@ -154,4 +154,5 @@ def build_app(service: Service) -> FastAPI:
     async def show_page() -> HTMLResponse:
         return HTMLResponse(page, headers=policy)
 
+    guard.describe(app)  # of all routes
     return app

@@ -58,6 +58,19 @@ def install(app: FastAPI, limits: Mapping[str, int], most_bytes: int) -> None:
     app.add_middleware(Guard, hosts={"localhost", *names}, key=app.state.key)
 
 
+def describe(app: FastAPI) -> None:
+    """Say in the OpenAPI document which requests need the key, where there is one."""
+    if app.state.key is None:
+        return
+    document = app.openapi()  # is made once and kept
+    scheme = {"type": "apiKey", "in": "header", "name": "X-API-Key"}
+    document["components"]["securitySchemes"] = {"key": scheme}
+    for path, operations in document["paths"].items():
+        if path.startswith(_GUARDED):
+            for operation in operations.values():
+                operation["security"] = [{"key": []}]
+
+
 def page_policy(page: str) -> dict[str, str]:
     """Return the header with which a browser runs the scripts of a page, and no others."""
     scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)

@@ -27,7 +27,7 @@ from brain_mri_segmentation.imaging.medical import write_nifti
 from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.inference.predictor import Prediction, Predictor
 from brain_mri_segmentation.serving.routes import Sending, answer, geometry_of, to_dicom
-from brain_mri_segmentation.serving.schemas import REFUSALS
+from brain_mri_segmentation.serving.schemas import NO_KEY, NO_MODEL, NO_SESSION, REFUSALS
 
 MOST_SESSIONS = 32
 """Sessions at once; one more takes the place of the one that was used longest ago."""
@@ -140,7 +140,7 @@ class Sessions:
         return session
 
 
-@router.get("/info/", summary="What can be segmented, as MONAI Label tells it")
+@router.get("/info/", summary="What can be segmented, as MONAI Label tells it", responses=NO_MODEL)
 async def info(request: Request) -> dict[str, object]:
     """Name the model and its label."""
     checkpoint = request.app.state.service.predictor.checkpoint
@@ -169,7 +169,7 @@ async def info(request: Request) -> dict[str, object]:
     description="Answers with a form of `params` (JSON) and `image` (the mask as NIfTI on the grid "
     f"of what was sent), or with what `output` names alone. {DISCLAIMER}",
     response_class=Response,
-    responses=REFUSALS | {404: {"description": "No such model or session."}},
+    responses=REFUSALS | NO_SESSION,
 )
 async def infer(
     request: Request,
@@ -219,7 +219,11 @@ def _encode(
     return Response(body + line + b"--\r\n", media_type=f"multipart/form-data; boundary={boundary}")
 
 
-@router.put("/session/", summary="Send a volume for later requests", responses=REFUSALS)
+@router.put(
+    "/session/",
+    summary="Send a volume for later requests",
+    responses=REFUSALS,
+)
 async def create_session(
     request: Request, files: Annotated[list[UploadFile], File(min_length=1)]
 ) -> dict[str, object]:
@@ -228,21 +232,29 @@ async def create_session(
     return {"session_id": name, "session_info": {"name": name, "expiry": int(SECONDS)}}
 
 
-@router.get("/session/{session_id}", summary="Is a session there?")
+@router.get(
+    "/session/{session_id}",
+    summary="Is a session there?",
+    responses=NO_SESSION,
+)
 async def get_session(request: Request, session_id: str) -> dict[str, object]:
     """Answer for a session, which may then stay for another hour."""
     request.app.state.service.sessions.open(session_id)
     return {"name": session_id, "expiry": int(SECONDS)}
 
 
-@router.delete("/session/{session_id}", summary="Remove a session")
+@router.delete("/session/{session_id}", summary="Remove a session", responses=NO_SESSION)
 async def remove_session(request: Request, session_id: str) -> dict[str, object]:
     """Remove what was sent."""
     request.app.state.service.sessions.remove(session_id)
     return {"name": session_id}
 
 
-@router.get("/datastore/", summary="A store of images, which is always empty")
+@router.get(
+    "/datastore/",
+    summary="A store of images, which is always empty",
+    responses=NO_KEY,
+)
 async def datastore() -> dict[str, object]:
     """Say that nothing is stored."""
     return {"total": 0, "completed": 0, "objects": {}}
@@ -269,7 +281,7 @@ async def token(request: Request, password: Annotated[str, Form()]) -> dict[str,
     return {"access_token": password, "token_type": "Bearer"}
 
 
-@router.get("/auth/token/valid", summary="Is the token valid?")
+@router.get("/auth/token/valid", summary="Is the token valid?", responses=NO_KEY)
 async def token_is_valid() -> dict[str, bool]:
     """Answer those that the guard lets through."""
     return {"valid": True}

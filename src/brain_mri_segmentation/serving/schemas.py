@@ -132,14 +132,21 @@ Documented = dict[int | str, dict[str, Any]]
 
 _PROBLEM = {"content": {"application/problem+json": {"schema": ProblemDetails.model_json_schema()}}}
 NO_MODEL: Documented = {503: _PROBLEM | {"description": "No model, or shutting down."}}
-REFUSALS: Documented = NO_MODEL | {
-    400: _PROBLEM | {"description": "No multipart form that can be read."},
-    401: _PROBLEM | {"description": "Not the key of this service, in the header X-API-Key."},
-    413: _PROBLEM | {"description": "The upload is too large."},
-    415: _PROBLEM | {"description": "Not an image, by its own bytes."},
-    422: _PROBLEM | {"description": "Not a slice, or a parameter that does not exist."},
-    429: _PROBLEM | {"description": "Too many requests wait; see Retry-After."},
+NO_KEY: Documented = {
+    401: _PROBLEM | {"description": "Not the key of this service, in the header X-API-Key."}
 }
+NO_SESSION: Documented = NO_KEY | {404: _PROBLEM | {"description": "No such model or session."}}
+REFUSALS: Documented = (
+    NO_MODEL
+    | NO_KEY
+    | {
+        400: _PROBLEM | {"description": "No multipart form that can be read."},
+        413: _PROBLEM | {"description": "The upload is too large."},
+        415: _PROBLEM | {"description": "Not an image, by its own bytes."},
+        422: _PROBLEM | {"description": "Not a slice, or a parameter that does not exist."},
+        429: _PROBLEM | {"description": "Too many requests wait; see Retry-After."},
+    }
+)
 _HEADERS = {
     "X-Model-Name": "Architecture.",
     "X-Model-Version": "Digest of its weights and preprocessing.",
