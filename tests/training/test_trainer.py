@@ -231,6 +231,20 @@ def test_an_ensemble_is_not_trained(parameters, partitions, tmp_path):
         fit_model(ensemble, *partitions, tmp_path)
 
 
+def test_the_learning_rate_may_rise_for_exactly_one_step(parameters, partitions, tmp_path):
+    once = recipe(parameters, epochs=1, warmup_fraction=1 / 6)  # of the six steps
+    rates = []
+    note = LambdaCallback(
+        on_train_batch_start=lambda trainer, *_: rates.append(
+            trainer.optimizers[0].param_groups[0]["lr"]
+        )
+    )
+    fit_model(once, *partitions, tmp_path, callbacks=[note])
+    assert len(rates) == 6
+    assert rates == sorted(rates, reverse=True)
+    assert 0.009 < rates[0] <= 0.01
+
+
 def test_the_moving_average_warms_up():
     average = MovingAverage(decay=0.9)._kwargs["multi_avg_fn"]
     for step, expected in ((0, 0.1), (8, 0.5), (10_000, 0.9)):

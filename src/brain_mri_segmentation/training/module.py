@@ -144,11 +144,13 @@ class SegmentationModule(lightning.LightningModule):
         """Return AdamW with a one-cycle schedule: a warm-up, then a decay, both along cosines."""
         groups = self._parameter_groups()
         optimiser = torch.optim.AdamW(groups, lr=self._learning_rate)
+        steps, warmup = int(self.trainer.estimated_stepping_batches), self._settings.warmup_fraction
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimiser,
             max_lr=[group["lr"] for group in groups],
-            total_steps=int(self.trainer.estimated_stepping_batches),
-            pct_start=self._settings.warmup_fraction,
+            total_steps=steps,
+            # A warm-up of one step, by whose length less one PyTorch divides, is none.
+            pct_start=0.0 if warmup * steps == 1 else warmup,
             cycle_momentum=False,
         )
         return {
