@@ -407,12 +407,12 @@ def test_a_finished_model_is_scored_on_another_cohort(project, tmp_path):
 
 def test_a_manifest_says_which_patients_a_finished_model_is_scored_on(project):
     split = project.data("02_intermediate/patient_split.csv")
-    val = pd.read_csv(split).query("split == 'val'")
+    test = pd.read_csv(split).query("split == 'test'")
     model = str(project.data("06_models/unet/best.ckpt"))
     parameters = {"split_manifest": str(split), "serving_model": model}
-    project.run("scoring", evaluation={"split": "val"}, **parameters)
+    project.run("scoring", **parameters)
     scores = pd.read_csv(project.data("08_reporting/unet/scoring/patient_scores.csv"))
-    assert scores["patient"].tolist() == val["patient"].tolist()
+    assert scores["patient"].tolist() == test["patient"].tolist()
 
 
 @pytest.fixture(scope="module")

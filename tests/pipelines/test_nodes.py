@@ -21,6 +21,7 @@ from brain_mri_segmentation.pipelines.evaluation.nodes import (
     select_split,
     summarise_scores,
 )
+from brain_mri_segmentation.pipelines.scoring.nodes import select_patients
 
 
 def test_slices_are_dealt_out_by_a_manifest_and_read_when_they_are_written(
@@ -78,6 +79,21 @@ def test_scores_of_another_model_are_not_reported(synthetic_slices, make_checkpo
     for old, scored in ((single, newer), (single.drop(columns="digest"), model)):
         with pytest.raises(InputError, match=f"not of the model {scored.digest}.*without --only"):
             summarise_scores(*tables, old, scored, *rest)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_finished_model_is_scored_on_no_patient_that_it_has_seen(
+    make_checkpoint, parameters, split
+):
+    cohort = pd.DataFrame({"patient": ["P0", "P1", "P2"], "slice": [1, 1, 1]})
+    rest = make_checkpoint("unet"), parameters.evaluation.model_copy(update={"split": split})
+    for place, count in (((0, 3), 2), ((0, 1), 1), ((1, 3), 1)):  # P0 trained it, P1 selected it
+        with pytest.raises(InputError, match=f"trained or selected on {count} of the patients"):
+            select_patients(cohort[slice(*place)], None, *rest)
+    unseen = cohort[2:]
+    table = select_patients(unseen, None, *rest)
+    assert table.to_dict("list") == {"patient": ["P2"], "split": [split]}
+    assert select_patients(unseen, table, *rest).equals(table)  # a manifest of nobody else
 
 
 def test_with_a_spacing_patients_have_distances(synthetic_slices, parameters):

@@ -3,10 +3,11 @@
 import hashlib
 import logging
 import random
+from collections.abc import Sequence
 
 import pandas as pd
 
-from brain_mri_segmentation.cohort.index import SPLITS
+from brain_mri_segmentation.cohort.index import DEVELOPMENT, SPLITS
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.imaging.naming import site_of
 
@@ -49,14 +50,24 @@ def split_by_seed(patients: list[str], seed: int, fraction: float) -> dict[str, 
     return dict(zip(shuffled, names, strict=True))
 
 
-def split_by_manifest(patients: list[str], manifest: pd.DataFrame) -> dict[str, str]:
+def split_by_manifest(
+    patients: list[str], manifest: pd.DataFrame, needed: Sequence[str] = DEVELOPMENT
+) -> dict[str, str]:
     """Assign patients to partitions as a table with the columns patient and split says.
 
     Patients of the manifest that the cohort lacks are left out with a warning.
 
+    Args:
+        patients: Those of the cohort.
+        manifest: The table.
+        needed: Partitions that may not be empty.
+
+    Returns:
+        Partition by patient.
+
     Raises:
         InputError: A column is missing, a partition unknown, a patient named twice, a patient of
-            the cohort not named, or nobody left to train or to validate with.
+            the cohort not named, or nobody left in a partition that is needed.
     """
     if missing := {"patient", "split"} - set(manifest.columns):
         raise InputError(
@@ -79,11 +90,11 @@ def split_by_manifest(patients: list[str], manifest: pd.DataFrame) -> dict[str, 
     if absent := sorted(split.keys() - set(patients)):
         logger.warning("%d patient(s) of the manifest are absent: %s", len(absent), _some(absent))
     chosen = {patient: split[patient] for patient in sorted(patients)}
-    for name in ("train", "val"):
+    for name in needed:
         if name not in chosen.values():
             raise InputError(
-                f"The split manifest leaves no patient of the cohort in '{name}'; "
-                "training needs at least one in train and one in val."
+                f"The split manifest leaves no patient of the cohort in '{name}'. This pipeline "
+                f"needs at least one in each of: {', '.join(needed)}."
             )
     return chosen
 

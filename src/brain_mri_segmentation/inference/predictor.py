@@ -343,6 +343,6 @@ def check_unseen(checkpoint: Checkpoint, slice_names: Sequence[str], split: str)
     if known := sorted(seen & {patient_of(name) for name in slice_names}):
         raise InputError(
             f"The checkpoint was trained or selected on {len(known)} of the patients to be scored, "
-            f"such as {known[0]}: the split has changed since. Train again on this split, or score "
-            "the split that the checkpoint was trained with."
+            f"such as {known[0]}. Leave them out; or, where the split has changed since, train "
+            "again on this split, or score the split that the checkpoint was trained with."
         )

@@ -14,6 +14,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:
         inputs={
             "cohort": "cohort",
             "split_manifest": "split_manifest",
+            "checkpoint": "checkpoint",
             "parameters": "params:evaluation",
         },
         outputs="patient_split",
