@@ -52,6 +52,11 @@ def test_mirroring_is_a_choice_of_the_ensemble_and_not_of_its_members(make_membe
     assert combine(members, mirroring=False).preprocessing["mirroring"] is False
 
 
+def test_an_ensemble_has_no_interval_of_volumes_which_nobody_measured_for_it(make_member):
+    members = {str(n): make_member("unet", n, volume_interval=4.0 + n) for n in (1, 2)}
+    assert combine(members, mirroring=True).preprocessing["volume_interval"] is None
+
+
 def test_an_ensemble_has_seen_all_that_its_members_have(make_member):
     both = combine({"a": make_member("unet", 1), "b": make_member("unet", 2)}, mirroring=False)
     assert both.metadata["train_patients"] == ["T1", "T2"]

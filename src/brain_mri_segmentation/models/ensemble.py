@@ -74,7 +74,7 @@ class Ensemble(nn.Module):
 
 # Of each member by itself; all else of the preprocessing must be the same.
 _FITTED = ("review_uncertainty", "review_agreement")  # of whose values the ensemble has the mean
-_OWN = {"temperature", *_FITTED, "mirroring"}
+_OWN = {"temperature", *_FITTED, "mirroring", "volume_interval"}
 
 
 def find_checkpoints(names: Sequence[str] | str) -> dict[str, Checkpoint]:
@@ -136,7 +136,9 @@ def combine(checkpoints: dict[str, Checkpoint], mirroring: bool) -> Checkpoint:
                 for member in members
             ]
         },
-        preprocessing=first.preprocessing | {"mirroring": mirroring, "temperature": 1.0} | fitted,
+        preprocessing=first.preprocessing
+        | {"mirroring": mirroring, "temperature": 1.0, "volume_interval": None}
+        | fitted,
         weights={
             f"members.{place}.{name}": value
             for place, member in enumerate(members)
