@@ -20,6 +20,9 @@ BASELINE = [0.5, 0.6, 0.7, 0.8, 0.4, 0.5]
 BETTER = [0.62, 0.7, 0.78, 0.84, 0.57, 0.63]  # by 0.12, 0.10, 0.08, 0.04, 0.17, 0.13
 
 
+NOTHING = float("nan")  # Dice where there is no tumour, neither in the mask nor in the truth
+
+
 def compared(dice, seed=0):
     return compare(scores("segformer", dice), scores("unet", BASELINE), 0.95, 500, seed)
 
@@ -51,10 +54,22 @@ def test_the_interval_is_a_percentile_bootstrap_and_repeats_with_its_seed():
     assert wide["interval"][0] < compared(BETTER)["interval"][0]
 
 
-def test_an_undefined_patient_is_left_out_and_counted():
-    comparison = compared([float("nan"), *BETTER[1:]])
-    assert (comparison["patients"], comparison["undefined_patients"]) == (5, 1)
-    assert comparison["difference"] == pytest.approx(0.52 / 5)
+@pytest.mark.parametrize(
+    ("dice", "baseline", "patients", "difference"),
+    [
+        (NOTHING, NOTHING, 5, 0.52 / 5),  # an empty mask of both says nothing about either
+        (0.0, NOTHING, 6, (-1 + 0.52) / 6),  # a false alarm that the baseline does not give
+        (NOTHING, 0.0, 6, (1 + 0.52) / 6),
+    ],
+)
+def test_a_patient_without_tumour_counts_where_one_of_both_marks_any(
+    dice, baseline, patients, difference
+):
+    models = scores("segformer", [dice, *BETTER[1:]]), scores("unet", [baseline, *BASELINE[1:]])
+    comparison = compare(*models, 0.95, 500, 0)
+    assert comparison["patients"] == patients
+    assert comparison["undefined_patients"] == 6 - patients
+    assert comparison["difference"] == pytest.approx(difference)
 
 
 def test_a_model_beside_itself_has_no_p_value():

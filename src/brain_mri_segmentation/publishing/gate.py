@@ -70,7 +70,9 @@ def compare(
 
     The interval of the mean difference is a percentile bootstrap over patients (Efron and
     Tibshirani 1993, chapter 13); the p value is that of Wilcoxon's signed-rank test, two-sided.
-    Patients whose Dice is undefined for one of the models are left out and counted.
+    Patients whose Dice is undefined for both models are left out and counted. Where it is undefined
+    for one, a patient without tumour is rightly left empty by it and has a false alarm of the
+    other: the Dice of the first counts as 1 here, that of the second is 0.
 
     Args:
         main: The model to be published.
@@ -87,7 +89,8 @@ def compare(
     """
     _check_same_patients(main, baseline)
     pairs = main.patients.merge(baseline.patients, on="patient", suffixes=("", "_baseline"))
-    defined = pairs.dropna(subset=["dice", "dice_baseline"])
+    scored = ["dice", "dice_baseline"]
+    defined = pairs.dropna(subset=scored, how="all").fillna(dict.fromkeys(scored, 1.0))
     if len(defined) < 2:
         raise InputError(
             f"Dice is defined for {len(defined)} patient(s) of '{main.report['split']}' only; a "
