@@ -5,8 +5,8 @@
 #     scripts/sync_data.sh /somewhere/kaggle_3m       or a folder, or the one above it
 #     scripts/sync_data.sh --kaggle                   or a download, with your own credentials
 #
-# --to FOLDER after it: another target than data/01_raw. A patient is written whole or not at all, and not again where
-# it is there already, so it can be interrupted and repeated.
+# --to FOLDER after it: another target than data/01_raw. A patient of whom a file is missing or differs is copied again,
+# each file whole or not at all, so it can be interrupted and repeated; other files beside the slices stay.
 set -euo pipefail
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=$project/.venv/bin/python
@@ -43,10 +43,12 @@ copied=0
 for patient in "$folder"/*/; do
     name=$(basename "$patient")
     ls "$patient"*.tif >/dev/null 2>&1 || continue
-    ! diff -rq "$patient" "$to/kaggle_3m/$name" >/dev/null 2>&1 || continue
+    target=$to/kaggle_3m/$name
+    mkdir -p "$target"
+    lacking=$(LC_ALL=C diff -rq "$patient" "$target" 2>&1 | grep -vF "Only in $target") || true
+    [ -n "$lacking" ] || continue
     cp -R "$patient" "$part/$name"
-    rm -rf "${to:?}/kaggle_3m/$name"
-    mv "$part/$name" "$to/kaggle_3m/$name"
+    find "$part/$name" -mindepth 1 -maxdepth 1 -exec mv -f -t "$target" {} +
     copied=$((copied + 1))
 done
 cp "$folder"/*.csv "$to/kaggle_3m/" 2>/dev/null || true

@@ -34,6 +34,18 @@ def test_a_folder_is_copied_once_and_a_half_copied_patient_again(phantom_folder,
     assert [path.name for path in tmp_path.iterdir()] == ["kaggle_3m"]
 
 
+def test_files_that_somebody_put_beside_the_slices_stay(phantom_folder, tmp_path):
+    sync(phantom_folder, tmp_path)
+    note = tmp_path / "kaggle_3m/PHANTOM_CS_0000/note.txt"
+    note.write_text("scanned twice")
+    assert sync(phantom_folder, tmp_path).stdout.startswith("0 patients copied\n")
+    (note.parent / "PHANTOM_CS_0000_1.tif").unlink()
+    (note.parent / "PHANTOM_CS_0000_2.tif").write_bytes(b"half of it")
+    assert sync(phantom_folder, tmp_path).stdout.startswith("1 patients copied\n")
+    assert content(tmp_path) == content(phantom_folder)
+    assert note.read_text() == "scanned twice"
+
+
 def test_the_zip_holds_the_cohort_twice_and_is_taken_once(phantom_folder, tmp_path):
     with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
         for place in ("lgg-mri-segmentation", "."):
