@@ -15,12 +15,12 @@ models=data/06_models
 [ "$environment" = demo ] && models=data/demo/06_models
 
 run() {  # PIPELINES PARAMETERS [OPTION]
-    kedro run --env "$environment" ${3:-} --pipelines "$1" --params "training.resume=auto,$2${given:+,$given}"
+    kedro run --env "$environment" ${3:+"$3"} --pipelines "$1" --params "training.resume=auto,$2${given:+,$given}"
 }
 
 publish() {  # MODEL [OPTION]; that the gate holds it back, and says why, is no failure
     local said
-    said=$(run publishing "model=$1" ${2:-} 2>&1 | tee >(cat >&2)) ||
+    said=$(run publishing "model=$1" ${2:+"$2"} 2>&1 | tee >(cat >&2)) ||
         grep -q "^Error: $1 is not published, because" <<< "$said"
 }
 
