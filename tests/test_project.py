@@ -2,7 +2,6 @@
 
 import base64
 import contextlib
-import io
 import json
 import shutil
 import signal
@@ -18,7 +17,6 @@ import pandas as pd
 import pytest
 import tifffile
 import yaml
-from fastapi.testclient import TestClient
 from hub_server import TOKEN
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
@@ -26,18 +24,15 @@ from kedro.io import DataCatalog
 from nbclient import NotebookClient
 from PIL import Image
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
-from typer.testing import CliRunner
 
-from brain_mri_segmentation import command
 from brain_mri_segmentation.cohort.phantom import write_cohort
 from brain_mri_segmentation.errors import find_input_error
-from brain_mri_segmentation.imaging import Volume, read_volume
+from brain_mri_segmentation.imaging import Volume
 from brain_mri_segmentation.inference.predictor import load_model
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import check_parameters
 from brain_mri_segmentation.pipelines.training.nodes import calibrate_model
 from brain_mri_segmentation.runtime.startup import storage_error
-from brain_mri_segmentation.serving.app import create_app
 
 pytestmark = pytest.mark.slow
 
@@ -366,23 +361,6 @@ def test_an_interrupted_run_over_a_folder_is_not_reported_as_the_whole(project, 
     assert pd.read_csv(summary)["slice"].tolist() == ["a", "b", "c", "d", "e"]
     assert (masks / "e.png").exists()
     assert (masks / "a.png").stat().st_mtime_ns == before
-
-
-def test_command_service_and_pipeline_give_the_same_bytes(project, tmp_path):
-    slices = sorted(project.data("01_raw/kaggle_3m").glob("*/*[0-9].tif"))  # of several batches
-    stack = tmp_path / "scan.tif"
-    tifffile.imwrite(stack, np.stack([tifffile.imread(path) for path in slices]))
-    model = str(project.data("06_models/unet/best.ckpt"))
-    project.run("inference", input=str(stack), serving_model=model)
-    arguments = ["segment", str(stack), "--output", str(tmp_path / "out"), "--model", model]
-    assert CliRunner().invoke(command.app, arguments).exit_code == 0
-    with TestClient(create_app(model), "http://localhost") as client:
-        answer = client.post("/segment/volume", files={"files": stack.read_bytes()})
-    expected = load_model(model).predict(read_volume(stack)).mask
-    assert expected.any()
-    assert np.array_equal(tifffile.imread(io.BytesIO(answer.content)), expected)
-    assert (tmp_path / "out/masks/scan.tif").read_bytes() == answer.content
-    assert project.data("07_model_output/inference/masks/scan.tif").read_bytes() == answer.content
 
 
 def test_a_finished_model_is_scored_on_another_cohort(project, tmp_path):

@@ -250,16 +250,10 @@ def _write(
     for name, content in _files(volume, prediction):
         output.write(name, content)
         written.append(name)
-    if volume.geometry and volume.geometry.headers:
-        model = checkpoint.model_name, checkpoint.digest
-        try:
-            seg = write_seg(prediction.mask, volume.geometry, *model, prediction.describe())
-        except InputError as error:  # the other files are as good without it
-            note = f"no DICOM SEG: {str(error).rstrip('.')}"
-            volume = replace(volume, notes=(*volume.notes, note))
-        else:
-            output.write(seg_of(volume), seg)
-            written.append(seg_of(volume))
+    volume, seg = seg_or_note(volume, prediction, checkpoint)
+    if seg:
+        output.write(seg_of(volume), seg)
+        written.append(seg_of(volume))
     if report:
         page = render_report(volume, prediction, checkpoint)
         output.write(_report_of(volume), page.encode())
@@ -283,6 +277,21 @@ def _write(
     }
     _write_record(output, volume, record)
     return record
+
+
+def seg_or_note(
+    volume: Volume, prediction: Prediction, checkpoint: Checkpoint
+) -> tuple[Volume, bytes | None]:
+    """Return the DICOM SEG of DICOM; where none can be made, the volume with a note of why."""
+    if volume.geometry is None or not volume.geometry.headers:
+        return volume, None
+    model = checkpoint.model_name, checkpoint.digest
+    try:
+        seg = write_seg(prediction.mask, volume.geometry, *model, prediction.describe())
+    except InputError as error:  # the other files are as good without it
+        note = f"no DICOM SEG: {str(error).rstrip('.')}"
+        return replace(volume, notes=(*volume.notes, note)), None
+    return volume, seg
 
 
 def _files(volume: Volume, prediction: Prediction) -> Iterator[tuple[str, bytes]]:

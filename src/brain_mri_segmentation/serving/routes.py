@@ -5,7 +5,6 @@ import io
 import zipfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, File, HTTPException, Query, Request, UploadFile
@@ -20,6 +19,7 @@ from brain_mri_segmentation.imaging.intensity import FLAIR
 from brain_mri_segmentation.imaging.medical import write_nifti
 from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.imaging.writers import Picture, draw, to_png, to_tiff
+from brain_mri_segmentation.inference.folders import seg_or_note
 from brain_mri_segmentation.inference.predictor import Prediction, Predictor
 from brain_mri_segmentation.inference.report import render_report
 from brain_mri_segmentation.serving.decoding import Readable
@@ -105,11 +105,9 @@ def _to_zip(v: Volume, p: Prediction, _: Picture | None, predictor: Predictor) -
         add(f"mask{of}.nii.gz", write_nifti(p.labels, v.geometry))
         add(f"probability{of}.nii.gz", write_nifti(p.probability, v.geometry))
         add("masks.tif", _to_tiff(v, p, "mask", predictor))
-        if v.geometry and v.geometry.headers:
-            try:
-                add("mask.dcm", to_dicom(v, p, None, predictor))
-            except InputError as error:
-                v = replace(v, notes=(*v.notes, f"no DICOM SEG: {str(error).rstrip('.')}"))
+        v, seg = seg_or_note(v, p, predictor.checkpoint)
+        if seg:
+            add("mask.dcm", seg)
         add("result.json", _to_json(v, p, None, predictor))
         add("report.html", _to_report(v, p, None, predictor))
     return buffer.getvalue()
