@@ -69,6 +69,8 @@ def test_what_a_disk_refuses_is_told_with_the_dataset():
 def test_what_an_object_storage_refuses_is_told_with_the_dataset():
     exceptions = pytest.importorskip("botocore.exceptions", reason="the extra s3 is not installed")
     assert storage_error(as_kedro_wraps(exceptions.NoCredentialsError())) is not None
+    told = storage_error(exceptions.NoCredentialsError())  # as segment s3://... meets it
+    assert str(told).startswith("Unable to locate credentials\nCheck the path")
 
 
 def test_a_folder_without_reports_and_a_file_that_is_cut_are_told(tmp_path):

@@ -53,7 +53,11 @@ _out, _err = (
 
 Model = Annotated[
     str,
-    typer.Option(envvar="SERVING_MODEL", help="Checkpoint or exported model, instead of the shipped one.", show_default=False),
+    typer.Option(
+        envvar="SERVING_MODEL",
+        help="Checkpoint or exported model, instead of the shipped one.",
+        show_default=False,
+    ),
 ]
 Device = Annotated[
     Literal["auto", "cpu"], typer.Option(help="auto takes a GPU where there is one.")

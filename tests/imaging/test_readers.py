@@ -172,6 +172,11 @@ def test_a_folder_of_several_patients_is_no_volume(tmp_path):
         read_volume(tmp_path)
 
 
+def test_no_file_is_no_volume():
+    with pytest.raises(InputError, match="There is no file"):
+        read_volume([])
+
+
 def test_slices_of_a_volume_have_one_size():
     small, large = encode(GREY), encode(np.zeros((64, 80), np.uint8))
     reason = "80 x 64 pixels, and the first slice of its volume 50 x 40"

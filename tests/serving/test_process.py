@@ -1,13 +1,18 @@
 """The service as a process of its own, as `make serve` starts it."""
 
 import json
+import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import numpy as np
+import pytest
 from pictures import encode
 
 BROKEN_MODEL_AND_LITTLE_PATIENCE = """
@@ -20,6 +25,9 @@ runpy.run_module("brain_mri_segmentation.serving", run_name="__main__")
 """
 
 
+PROJECT = Path(__file__).resolve().parents[2]
+
+
 def stack(image, count):
     return [("files", (f"{n}.png", encode(np.roll(image, n, axis=0)))) for n in range(count)]
 
@@ -30,6 +38,25 @@ def test_it_says_at_start_what_it_serves_in_json(server):
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
     assert any(line.get("source", "").endswith("best.ckpt") for line in lines)
     assert any(line["message"] == "request" and line["path"] == "/health" for line in lines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("UVICORN_PORT", "abc", "UVICORN_PORT is abc"),
+        ("UVICORN_PORT", "99999", "UVICORN_PORT is 99999"),
+        ("KEDRO_ENV", "nothere", "conf/nothere. Check KEDRO_ENV and KEDRO_PROJECT"),
+    ],
+)
+def test_what_is_set_wrongly_is_one_line(name, value, said):
+    environment = os.environ | {"KEDRO_PROJECT": str(PROJECT), name: value}
+    command = [sys.executable, "-m", "brain_mri_segmentation.serving"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    (line,) = done.stderr.split("\n")[1:-1]
+    assert line.startswith("Error: ")
+    assert said in line
 
 
 def test_health_answers_while_the_model_works(server, image):

@@ -105,6 +105,8 @@ def read_volume(source: str | Path | bytes | Sequence[bytes], name: str = "volum
         found = _members(f"{name}_{number}", content, room)
         room -= sum(len(file) for _, file in found)
         members += found
+    if not members:
+        raise InputError("There is no file. Send at least one.")
     nameless = len(source) > 1 and not any(map(is_zip, source))
     if nameless and any(kind_of(file) for _, file in members):
         if len(members) != len(SEQUENCES):

@@ -74,10 +74,11 @@ def storage_error(error: BaseException) -> InputError | None:
             "kept: --only-missing-outputs goes on from it, a training with training.resume=auto."
         )
     cause: BaseException | None = error
-    while wrapped and cause is not None:
+    while cause is not None:
         # OSError: also a disk that is full; botocore: no credentials, no such server.
-        told = type(cause).__module__ in ("botocore.exceptions", "pandas.errors", "json.decoder")
-        if told or isinstance(cause, OSError) or str(cause).startswith("No partitions found"):
+        told = type(cause).__module__ in ("pandas.errors", "json.decoder")
+        told = told or isinstance(cause, OSError) or str(cause).startswith("No partitions found")
+        if (told and wrapped) or type(cause).__module__ == "botocore.exceptions":
             return InputError(
                 f"{error}\nCheck the path, and for object storage the credentials "
                 "('On a cloud machine' in docs/training.md)."

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from kedro.config import OmegaConfigLoader
+from kedro.config import MissingConfigException, OmegaConfigLoader
 from kedro.io import DataCatalog
 
 from brain_mri_segmentation import DISCLAIMER
@@ -77,14 +77,17 @@ def load_serving_parameters(project: Path) -> ServingParameters:
     """Return the parameters of the service from the project's ``conf``.
 
     Raises:
-        InputError: A parameter is unknown or ill-typed.
+        InputError: There is no such environment, or a parameter is unknown or ill-typed.
     """
     return _parameters(_config(project)).serving
 
 
 def _parameters(config: OmegaConfigLoader) -> ProjectParameters:
     # Architectures check their options themselves, and importing them would need PyTorch.
-    return check_parameters(config["parameters"] | {"models": {}})
+    try:
+        return check_parameters(config["parameters"] | {"models": {}})
+    except MissingConfigException as error:
+        raise InputError(f"{error}. Check {ENVIRONMENT_VARIABLE} and KEDRO_PROJECT.") from error
 
 
 def _config(project: Path) -> OmegaConfigLoader:
