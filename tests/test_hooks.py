@@ -81,6 +81,13 @@ def test_reports_are_artifacts_and_other_files_are_not(tracker, run):
     assert mlflow.artifacts.load_dict(place) == REPORT
 
 
+def test_two_cohorts_of_one_run_have_each_its_fingerprint(tracker, run):
+    for name, split in (("data_fingerprint", "abc"), ("scoring.data_fingerprint", "def")) * 2:
+        tracker.after_dataset_loaded(name, {"split": split})
+    params = mlflow.MlflowClient().get_run(run.info.run_id).data.params
+    assert (params["fingerprint.split"], params["scoring.fingerprint.split"]) == ("abc", "def")
+
+
 def test_defined_metrics_are_metrics_of_the_run(tracker, run):
     assert mlflow.MlflowClient().get_run(run.info.run_id).data.metrics == {
         "out_of_fold/dice": 0.5,

@@ -164,8 +164,10 @@ class TrackRun:
         self._log_fingerprint(dataset_name, data)
 
     def _log_fingerprint(self, dataset_name: str, data: object) -> None:
-        if dataset_name.rpartition(".")[2] == _FINGERPRINT and self._run is not None:
-            mlflow.log_params(flatten({"fingerprint": data}), run_id=self._run.info.run_id)
+        namespace, _, name = dataset_name.rpartition(".")
+        if name == _FINGERPRINT and self._run is not None:
+            key = f"{namespace}.fingerprint".lstrip(".")  # scoring has one of its own
+            mlflow.log_params(flatten({key: data}), run_id=self._run.info.run_id)
 
 
 def _end_as_killed() -> None:

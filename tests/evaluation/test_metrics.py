@@ -123,11 +123,12 @@ def test_a_figure_with_nothing_to_average_is_nan():
     assert np.isnan(only_tumour["empty_slice_fp_rate"])
 
 
-def test_bootstrap_draws_patients_not_slices():
-    # With one patient every resample is the same, however many slices it has.
+def test_one_patient_alone_has_no_interval_however_many_slices_it_has():
     alone = SCORES[SCORES["patient"] == "A"]
-    low, high = metrics.bootstrap_intervals(alone, samples=100, seed=0)["dice"]
-    assert low == high == pytest.approx(16 / 26)
+    report = metrics.report("unet", "val", alone, alone, samples=100, seed=0)
+    assert report["dice"] == pytest.approx(16 / 26)
+    assert report["intervals_95"]["dice"] == [None, None]
+    assert metrics.format_metric(report, "dice") == "0.615"
 
 
 def test_bootstrap_of_two_patients_reaches_from_one_to_the_other():

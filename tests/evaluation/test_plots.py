@@ -97,6 +97,9 @@ def test_patients_without_tumour_are_labelled_not_scored_zero_in_silence(tmp_pat
     assert labels == ["A (20)", "B (22) no tumour"]
     assert "mean Dice 0.800 over 1 patients" in figure.axes[0].get_title()
     figure.savefig(tmp_path / "figure.png")
+    alone = plots.patient_dice(patients[:1], report | {"intervals_95": {"dice": [None, None]}})
+    (legend,) = alone.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["mean 0.800"]
 
 
 def test_the_comparison_says_the_finding_and_names_both_models(tmp_path):

@@ -192,7 +192,8 @@ def bootstrap_intervals(
 
     Patients, not slices, are drawn with replacement, since slices of one patient are not
     independent (Efron and Tibshirani 1993, chapter 13). A resample in which a metric is undefined
-    is left out of its interval; both ends are NaN where it is undefined in all of them.
+    is left out of its interval; both ends are NaN where it is undefined in all of them, and where
+    there is one patient alone, whom every resample would repeat.
 
     Args:
         slice_scores: One row a slice, with ``patient`` and the columns of ``COUNTS``; at least one.
@@ -204,7 +205,7 @@ def bootstrap_intervals(
     drawn = random.integers(patients, size=(samples, patients))
     resampled = _reduce({name: values[drawn] for name, values in sums.items()})
     return {
-        name: tuple(_percentiles(values))
+        name: tuple(_percentiles(values)) if patients > 1 else (np.nan, np.nan)
         for name, values in resampled.items()
         if name != "undefined_patients"
     }

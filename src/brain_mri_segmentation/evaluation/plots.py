@@ -79,8 +79,9 @@ def patient_dice(patient_scores: pd.DataFrame, report: Report) -> Figure:
     title = f"{report['model']} on {report['split']}"
     if mean is not None:
         axes.axvline(mean, color=ORANGE, linewidth=2, label=f"mean {mean:.3f}")
-        interval = f"95 % interval {ends[0]:.3f} to {ends[1]:.3f}"
-        axes.axvspan(*ends, color=ORANGE, alpha=0.2, label=interval)
+        if None not in ends:
+            interval = f"95 % interval {ends[0]:.3f} to {ends[1]:.3f}"
+            axes.axvspan(*ends, color=ORANGE, alpha=0.2, label=interval)
         title += f": mean Dice {mean:.3f} over {table['dice'].count()} patients"
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
     axes.set(xlim=(0, 1), xlabel="Dice of all slices of a patient")
