@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from brain_mri_segmentation.cohort.index import usable_slices
 from brain_mri_segmentation.datasets.raw_slices_dataset import RawSlicesDataset
@@ -18,10 +19,12 @@ from brain_mri_segmentation.pipelines.data_processing.nodes import (
 from brain_mri_segmentation.pipelines.evaluation.nodes import (
     score_predictions,
     score_single_slices,
+    segment_split,
     select_split,
     summarise_scores,
 )
 from brain_mri_segmentation.pipelines.scoring.nodes import select_patients
+from brain_mri_segmentation.pipelines.training.nodes import calibrate_model
 
 
 def test_slices_are_dealt_out_by_a_manifest_and_read_when_they_are_written(
@@ -79,6 +82,21 @@ def test_scores_of_another_model_are_not_reported(synthetic_slices, make_checkpo
     for old, scored in ((single, newer), (single.drop(columns="digest"), model)):
         with pytest.raises(InputError, match=f"not of the model {scored.digest}.*without --only"):
             summarise_scores(*tables, old, scored, *rest)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
+def test_no_pipeline_runs_on_a_cpu_where_a_gpu_is_asked_for(
+    synthetic_slices, make_checkpoint, parameters
+):
+    slices, model = synthetic_slices(1, 3, letter="N"), make_checkpoint("unet")
+    gpu = parameters.training.model_copy(update={"accelerator": "gpu"})
+    images, settings = slices.images, parameters.evaluation
+    with pytest.raises(InputError, match="finds no GPU"):
+        segment_split(model, images, settings, gpu)
+    with pytest.raises(InputError, match="finds no GPU"):
+        score_single_slices(model, images, slices.masks, settings, gpu)
+    with pytest.raises(InputError, match="finds no GPU"):
+        calibrate_model(model, images, slices.masks, parameters.preprocessing, gpu)
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])

@@ -13,9 +13,9 @@ from brain_mri_segmentation.evaluation import metrics
 from brain_mri_segmentation.evaluation.calibration import calibrate_folds
 from brain_mri_segmentation.evaluation.metrics import OUT_OF_FOLD, Report
 from brain_mri_segmentation.imaging.naming import patient_of
-from brain_mri_segmentation.inference.predictor import best_device
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import EvaluationParameters, TrainingParameters
+from brain_mri_segmentation.training.hardware import find_device
 from brain_mri_segmentation.training.resume import check_same_recipe
 
 logger = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ def calibrate_models(
     check_same_recipe(*(fold for fold in folds.values() if isinstance(fold, Checkpoint)))
     numbers = range(1, len(folds) // 3 + 1)
     parts: Any = ([folds[f"{kind}_{n}"] for kind in ("model", "images", "masks")] for n in numbers)
-    device = best_device(training.accelerator)
+    device = find_device(training.accelerator)
     report = calibrate_folds(parts, evaluation.batch_size, device, evaluation.engine)
     logger.info(
         "Out of fold: temperature %.2f, %.0f %% of the slices to review",

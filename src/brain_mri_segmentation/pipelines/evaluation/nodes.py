@@ -16,11 +16,11 @@ from brain_mri_segmentation.evaluation.scoring import (
 )
 from brain_mri_segmentation.inference.predictor import (
     Predictor,
-    best_device,
     check_unseen,
 )
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import EvaluationParameters, TrainingParameters
+from brain_mri_segmentation.training.hardware import find_device
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def segment_split(
 ) -> dict[str, np.ndarray]:
     """Predict the mask of every slice."""
     check_unseen(checkpoint, list(images), parameters.split)
-    predictor = Predictor(checkpoint, best_device(training.accelerator), parameters.engine)
+    predictor = Predictor(checkpoint, find_device(training.accelerator), parameters.engine)
     return dict(segment_slices(predictor, images, parameters.batch_size))
 
 
@@ -73,7 +73,7 @@ def score_single_slices(
     training: TrainingParameters,
 ) -> pd.DataFrame:
     """Score each slice as if it were all that there is; the table says by which model."""
-    predictor = Predictor(checkpoint, best_device(training.accelerator), parameters.engine)
+    predictor = Predictor(checkpoint, find_device(training.accelerator), parameters.engine)
     found = segment_slices(predictor, images, parameters.batch_size, single_slices=True)
     return score_masks(found, masks).assign(digest=checkpoint.digest)
 

@@ -11,10 +11,11 @@ from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.imaging.readers import find_volumes
 from brain_mri_segmentation.inference.folders import Outcome, segment_volumes, tabulate
 from brain_mri_segmentation.inference.on_ray import segment_on_ray
-from brain_mri_segmentation.inference.predictor import Predictor, best_device
+from brain_mri_segmentation.inference.predictor import Predictor
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import EngineName, InferenceParameters, TrainingParameters
 from brain_mri_segmentation.runtime.files import Folder
+from brain_mri_segmentation.training.hardware import find_device
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def segment_folder(
     if inference.ray:
         found = segment_on_ray(volumes, serving_model, inference_output, inference.ray, engine)
     else:
-        predictor = Predictor(serving_model, best_device(training.accelerator), engine)
+        predictor = Predictor(serving_model, find_device(training.accelerator), engine)
         found = segment_volumes(volumes, predictor, inference_output)
     outcomes = []
     console = Console(stderr=True)

@@ -10,10 +10,10 @@ from brain_mri_segmentation.cohort.index import Slices
 from brain_mri_segmentation.datasets.storage import local_path
 from brain_mri_segmentation.evaluation.calibration import calibrate
 from brain_mri_segmentation.evaluation.metrics import Report
-from brain_mri_segmentation.inference.predictor import best_device
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import PreprocessingParameters, TrainingParameters
 from brain_mri_segmentation.training import Partition, TrainingConfig, fit_model
+from brain_mri_segmentation.training.hardware import find_device
 from brain_mri_segmentation.training.resume import claim
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def calibrate_model(
 ) -> tuple[Checkpoint, Report]:
     """Fit temperature and review threshold on validation; return the model that knows them."""
     checkpoint = finish_model(checkpoint, preprocessing)
-    device = best_device(training.accelerator)
+    device = find_device(training.accelerator)
     calibrated, report = calibrate(checkpoint, val_images, val_masks, training.batch_size, device)
     error, review = report["expected_calibration_error"], report["review"]
     logger.info(
