@@ -333,11 +333,16 @@ def test_series_are_named_by_the_user(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["MONOCHROME1", "YBR_FULL"])
-def test_a_named_series_of_other_pixels_than_grey_is_refused(kind, tmp_path):
+def test_a_series_of_other_pixels_than_grey_is_refused(kind, tmp_path):
     for number, content in enumerate(FLAIR):
         (tmp_path / f"{number}").write_bytes(changed(content, PhotometricInterpretation=kind))
     with pytest.raises(InputError, match="series 3 .*no shades of grey.*MONOCHROME2"):
         read_sequences({"FLAIR": tmp_path})
+    with pytest.raises(InputError, match="series 3 .*no shades of grey.*MONOCHROME2"):
+        read_volume(tmp_path)
+    few = dicom_series(VOXELS[:, :, :3, 1], AFFINE, STUDY, 4)
+    coloured = [file.read_bytes() for file in tmp_path.iterdir()]
+    assert np.array_equal(read_volume([*coloured, *few]).slices[..., 1], SLICES[:3, ..., 1])
 
 
 def test_each_study_of_a_folder_is_a_volume(folder):

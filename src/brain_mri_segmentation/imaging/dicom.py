@@ -170,7 +170,7 @@ class _Series:
         """One of ``SEQUENCES``, or ``other``; None where nothing says what it is."""
         first = self.first
         kind = " ".join(map(str, first.get("ImageType", []))).lower()
-        if "localizer" in kind or first.get("PhotometricInterpretation") != "MONOCHROME2":
+        if "localizer" in kind:
             return "other"
         said = sequence_of(self._description)
         if said is None:
@@ -186,11 +186,11 @@ class _Series:
             return "post-contrast"
         return said
 
-    def rank(self) -> tuple[bool, int]:
-        """Order those that are the same sequence: axial ones last, then by their slices."""
+    def rank(self) -> tuple[bool, bool, int]:
+        """Order those that are the same sequence: grey ones last, then axial ones, then by size."""
         directions = _orientation(self.first)
         normal = np.cross(directions[:3], directions[3:]) if directions is not None else np.zeros(3)
-        return bool(abs(normal[2]) > 0.7), self._slices
+        return _is_grey(self.first), bool(abs(normal[2]) > 0.7), self._slices
 
     def read(self) -> Scan:
         """Decode the voxels, sort them by position and say where they lie."""
@@ -293,9 +293,13 @@ class _Frame:
     pixels: np.ndarray
 
 
+def _is_grey(image: "Dataset") -> bool:
+    return image.get("PhotometricInterpretation") == "MONOCHROME2"
+
+
 def _frames(image: "Dataset") -> list[_Frame]:
     """Decode the slices of a data set, of which an enhanced one has many."""
-    if image.get("PhotometricInterpretation") != "MONOCHROME2":
+    if not _is_grey(image):
         raise InputError(
             "Its pixels are no shades of grey of which larger is brighter (MONOCHROME2). "
             "Export the original series."
