@@ -282,6 +282,7 @@ def test_slices_are_shown_with_their_masks_and_metrics(page, slices):
     upload(page, slices)
     assert [name for name, _, _ in shown(page, 3)] == [path.name for path in slices]
     assert "% of the slice" in page.inner_text("#figures")
+    assert page.is_enabled("#planes")
     assert page.faults == []
 
 
@@ -322,6 +323,7 @@ def test_the_sequences_of_a_head_are_found_by_their_names(page, tmp_path):
 @in_browser
 def test_a_mask_is_downloaded_as_the_service_gives_it(page, slices, tmp_path):
     upload(page, slices[2:])
+    assert page.is_disabled("#planes")  # of which a slice has one
     with page.expect_download() as download:
         page.click("#save")
     assert download.value.suggested_filename == "PHANTOM_CS_0000_3_mask.png"

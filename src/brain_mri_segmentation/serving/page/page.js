@@ -244,6 +244,7 @@ function show(index) {
   for (const id of ["clear", "saveall"]) $(id).disabled = !slices.length;
   if (!slices.length) return;
   const slice = slices[current], { head } = slice, { result } = head, count = result.slices.length;
+  $("planes").disabled = count < 2;
   $("name").textContent = slice.name;
   $("figures").textContent = `tumour ${(100 * slice.tumour_fraction).toFixed(2)} % of the slice (${slice.tumour_pixels} pixels)`
     + (slice.expected_dice == null ? "" : `, expected Dice ${slice.expected_dice.toFixed(2)}`) + "; "
