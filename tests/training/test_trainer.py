@@ -10,7 +10,8 @@ from lightning.pytorch.callbacks import LambdaCallback
 from brain_mri_segmentation.cohort.index import patient_volumes
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.evaluation.metrics import confusion_counts, dice
-from brain_mri_segmentation.inference.predictor import Predictor, check_unseen
+from brain_mri_segmentation.evaluation.scoring import check_unseen
+from brain_mri_segmentation.inference.predictor import Predictor
 from brain_mri_segmentation.models import create_model
 from brain_mri_segmentation.training import Partition, TrainingConfig, fit_model
 from brain_mri_segmentation.training.callbacks import MovingAverage

@@ -1,11 +1,12 @@
 """A model on the slices of a partition, in both modes: volume by volume and slice by slice."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 
 from brain_mri_segmentation.cohort.index import Slices, patient_volumes
+from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.evaluation.metrics import (
     COUNTS,
     SURFACE_SCORES,
@@ -17,6 +18,29 @@ from brain_mri_segmentation.imaging.intensity import resize_mask
 from brain_mri_segmentation.imaging.naming import by_patient, patient_of
 from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.inference.predictor import Predictor
+from brain_mri_segmentation.models import Checkpoint
+
+
+def check_unseen(checkpoint: Checkpoint, slice_names: Sequence[str], split: str) -> None:
+    """Make sure that a model is not scored on patients that it has seen.
+
+    Args:
+        checkpoint: The model; it knows the patients that trained it and those that selected it.
+        slice_names: Slices to be scored.
+        split: Their partition. Scores on ``train`` may rest on training patients, those on ``val``
+            on the patients that selected the epoch, and those on ``test`` on neither.
+
+    Raises:
+        InputError: A slice is of a patient that this partition must not hold.
+    """
+    forbidden = {"train": (), "val": ("train",), "test": ("train", "val")}[split]
+    seen = {p for name in forbidden for p in checkpoint.metadata.get(f"{name}_patients", [])}
+    if known := sorted(seen & {patient_of(name) for name in slice_names}):
+        raise InputError(
+            f"The checkpoint was trained or selected on {len(known)} of the patients to be scored, "
+            f"such as {known[0]}. Leave them out; or, where the split has changed since, train "
+            "again on this split, or score the split that the checkpoint was trained with."
+        )
 
 
 def segment_slices(

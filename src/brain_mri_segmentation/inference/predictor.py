@@ -10,7 +10,7 @@ Research use only, not a medical device.
 
 import ctypes
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,6 @@ from brain_mri_segmentation.imaging.intensity import (
     normalise,
     to_model_grid,
 )
-from brain_mri_segmentation.imaging.naming import patient_of
 from brain_mri_segmentation.imaging.volume import Volume
 from brain_mri_segmentation.inference.engines import Engine, create_engine
 from brain_mri_segmentation.inference.postprocessing import (
@@ -324,25 +323,3 @@ def load_model(
         InputError: There is neither, it holds no model of this project, or the engine is not here.
     """
     return Predictor(Checkpoint.load(Path(path)), device, engine)
-
-
-def check_unseen(checkpoint: Checkpoint, slice_names: Sequence[str], split: str) -> None:
-    """Make sure that a model is not scored on patients that it has seen.
-
-    Args:
-        checkpoint: The model; it knows the patients that trained it and those that selected it.
-        slice_names: Slices to be scored.
-        split: Their partition. Scores on ``train`` may rest on training patients, those on ``val``
-            on the patients that selected the epoch, and those on ``test`` on neither.
-
-    Raises:
-        InputError: A slice is of a patient that this partition must not hold.
-    """
-    forbidden = {"train": (), "val": ("train",), "test": ("train", "val")}[split]
-    seen = {p for name in forbidden for p in checkpoint.metadata.get(f"{name}_patients", [])}
-    if known := sorted(seen & {patient_of(name) for name in slice_names}):
-        raise InputError(
-            f"The checkpoint was trained or selected on {len(known)} of the patients to be scored, "
-            f"such as {known[0]}. Leave them out; or, where the split has changed since, train "
-            "again on this split, or score the split that the checkpoint was trained with."
-        )

@@ -10,14 +10,12 @@ from brain_mri_segmentation.cohort.index import Slices
 from brain_mri_segmentation.errors import InputError
 from brain_mri_segmentation.evaluation import metrics
 from brain_mri_segmentation.evaluation.scoring import (
+    check_unseen,
     score_masks,
     score_surfaces,
     segment_slices,
 )
-from brain_mri_segmentation.inference.predictor import (
-    Predictor,
-    check_unseen,
-)
+from brain_mri_segmentation.inference.predictor import Predictor
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import EvaluationParameters, TrainingParameters
 from brain_mri_segmentation.training.hardware import find_device

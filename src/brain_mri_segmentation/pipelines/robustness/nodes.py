@@ -4,7 +4,8 @@ import pandas as pd
 
 from brain_mri_segmentation.cohort.index import Slices
 from brain_mri_segmentation.evaluation.robustness import score_conditions
-from brain_mri_segmentation.inference.predictor import Predictor, check_unseen
+from brain_mri_segmentation.evaluation.scoring import check_unseen
+from brain_mri_segmentation.inference.predictor import Predictor
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import EvaluationParameters, TrainingParameters
 from brain_mri_segmentation.training.hardware import find_device

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from brain_mri_segmentation.cohort.split import slices_of_split, split_by_manifest
-from brain_mri_segmentation.inference.predictor import check_unseen
+from brain_mri_segmentation.evaluation.scoring import check_unseen
 from brain_mri_segmentation.models import Checkpoint
 from brain_mri_segmentation.parameters import EvaluationParameters
 
