@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/data_processing.py [--slices 3542]
     .venv/bin/python benchmarks/data_processing.py --raw FOLDER
 
-Without --raw, files of noise in the layout of the real cohort are written first. The figures are of
+Without --raw, files of noise in the layout of the real cohort are written first. The numbers are of
 the whole process, start of Kedro included; run it with two sizes to see that memory does not grow.
 """
 

@@ -6,7 +6,7 @@ The engines run the same batch in turns, so that whatever else the machine does 
 alike. Printed are the median and the smallest time of an image, and the median over all turns of
 how much faster an engine was than plain PyTorch in the same turn. A batch of two is one slice when
 its mirror image is segmented as well. Start and memory are of a process of its own that segments
-one slice. Beside them stand what the seed project did (PyTorch, one slice, nothing else set),
+one slice. Beside them is what the seed project did (PyTorch, one slice, nothing else set),
 ``Predictor.predict`` as a whole, MONAI's sliding window where it is installed, and
 ``benchmark_app``, OpenVINO's own measure.
 """

@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/serve_load.py [--checkpoint data/06_models/unet/best.ckpt]
 
 Starts the service on loopback with the given model, the shipped one by default, then posts phantom
-slices from 1, 8 and 32 clients for a bounded number of requests. The bare figure is
+slices from 1, 8 and 32 clients for a bounded number of requests. The bare number is
 ``Predictor.predict``, called in this process, slice by slice, before the service starts. Prints
 latency and throughput of each, and the ratio.
 """

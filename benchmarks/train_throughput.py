@@ -7,7 +7,7 @@ Both train the same network on images of the same shape: crops of a slice betwee
 as conf/base has them. The bare loop runs forward, backward and AdamW on random tensors that never
 change, each variant in a process of its own, since memory settings are those of a process; the
 plain one and the project's format are measured, and with --all the others, too. The project's
-figure is of epochs of ``fit_model`` itself on a synthetic cohort: reading TIF files, normalising,
+number is of epochs of ``fit_model`` itself on a synthetic cohort: reading TIF files, normalising,
 augmenting, both losses, clipping and moving average, but no validation. All are milliseconds a
 slice, the smaller of two rounds, so that with --compile the first one bears the compilation. On two
 cores it takes one to three minutes.

@@ -97,7 +97,7 @@ def test_slices_model_and_reports_are_in_the_bucket_and_nowhere_else(project, bu
     assert local == {".lock", ".mlflow_runs", "last.ckpt"}
 
 
-def test_figures_and_tables_are_in_the_mlflow_run_as_well(project):
+def test_plots_and_tables_are_in_the_mlflow_run_as_well(project):
     client = mlflow.MlflowClient(f"sqlite:///{project.folder}/mlflow.db")
     experiment = client.get_experiment_by_name("brain-mri-segmentation")
     (run,) = client.search_runs([experiment.experiment_id])

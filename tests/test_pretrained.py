@@ -67,7 +67,7 @@ def score(predictor, patient):
     return dice(np.sum(confusion_counts(found, np.stack(masks)), axis=0))
 
 
-def test_a_slice_normalisation_is_segmented_as_well_as_one_of_a_volume(predictor, patient):
+def test_a_slice_alone_is_segmented_as_well_as_one_of_a_volume(predictor, patient):
     images, masks = patient
     largest = int(np.argmax([np.count_nonzero(mask) for mask in masks]))
     alone = predictor.predict(Volume(images[largest][None]))

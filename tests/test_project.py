@@ -214,7 +214,7 @@ def test_another_partition_is_scored_without_training_again(project):
     assert len(project.recorded("evaluation")[1].data.params["fingerprint.split"]) == 16
 
 
-def test_figures_and_tables_have_previews_for_kedro_viz(project):
+def test_plots_and_tables_have_previews_for_kedro_viz(project):
     catalog = project.catalog()
     for name in ("cohort_overview", "patient_dice", "dice_by_tumour_size", "slice_gallery"):
         assert base64.b64decode(catalog.get(name).preview()).startswith(b"\x89PNG")

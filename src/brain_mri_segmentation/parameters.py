@@ -1,6 +1,6 @@
 """Every parameter of the project: its type, its range and what it does.
 
-The values stand in ``conf/<environment>/parameters*.yml``. An unknown name or a value of the
+The values are in ``conf/<environment>/parameters*.yml``. An unknown name or a value of the
 wrong type is refused before any pipeline starts.
 """
 

@@ -65,10 +65,10 @@ def broken():
         ({"P1__P1_1_mask": lambda: MASK // 2}, "holds the values [0, 127], expected 0 and 255"),
         ({"P1__P1_1_mask": lambda: MASK.astype("i4")}, "the mask has dtype int32"),
         ({"P1__notes": lambda: IMAGE}, "P1/notes: the name is not <patient>_<number>"),
-        ({"P1__P2_1": lambda: IMAGE}, "P1/P2_1: a file of patient P2 stands in another's folder"),
-        ({"copy__P1__P1_1": lambda: IMAGE}, "copy/P1/P1_1: the patient also stands in P1"),
+        ({"P1__P2_1": lambda: IMAGE}, "P1/P2_1: a file of patient P2 is in another's folder"),
+        ({"copy__P1__P1_1": lambda: IMAGE}, "copy/P1/P1_1: the patient is also in P1"),
         ({"P1__P1_01": lambda: IMAGE}, "P1/P1_01: another file has the same number: P1/P1_1"),
-        ({"P1_9": lambda: IMAGE}, "P1_9: a file of patient P1 stands in another's folder"),
+        ({"P1_9": lambda: IMAGE}, "P1_9: a file of patient P1 is in another's folder"),
         ({"P3__": None}, "P3/: the folder holds no slice"),
     ],
 )

@@ -115,7 +115,7 @@ def test_undefined_patients_are_counted_and_left_out_of_the_mean():
     assert summary["undefined_patients"] == 1
 
 
-def test_a_figure_with_nothing_to_average_is_nan():
+def test_a_metric_with_nothing_to_average_is_nan():
     summary = metrics.summarise(table(("A", "A_1", 0, 0, 0, 9)))
     assert np.isnan(summary["dice"])
     assert np.isnan(summary["dice_tumour_slices"])

@@ -111,7 +111,7 @@ def test_by_patient_groups_names_in_order():
         ("A_B", "other"),
     ],
 )
-def test_the_site_stands_in_the_patients_name(patient, site):
+def test_the_site_is_in_the_patients_name(patient, site):
     assert site_of(patient) == site
 
 

@@ -16,7 +16,7 @@ def test_components_that_weigh_little_beside_the_heaviest_are_removed():
     probabilities[0:2, 2:6, 2:6] = 0.9  # 32 pixels across two slices
     probabilities[2, 6:9, 6:8] = 0.8  # 6 pixels that touch them by a corner
     probabilities[2, 12:15, 1:4] = 0.7  # apart; 6.3 in sum, 18.75 % of 33.6
-    probabilities[0, 12, 12] = 0.4  # no region at all
+    probabilities[0, 12, 12] = 0.4  # no component at all
     kept = remove_small_components(probabilities, threshold=0.5, min_component_ratio=0.19)
     expected = probabilities.copy()
     expected[2, 12:15, 1:4] = 0
@@ -24,7 +24,7 @@ def test_components_that_weigh_little_beside_the_heaviest_are_removed():
     assert np.array_equal(remove_small_components(probabilities, 0.5, 0.185), probabilities)
 
 
-def test_a_volume_without_tumour_has_no_region_to_drop():
+def test_a_volume_without_tumour_has_no_component_to_drop():
     empty = np.full((2, 8, 8), 0.1, np.float32)
     assert remove_small_components(empty, 0.5, 1.0) is empty
 

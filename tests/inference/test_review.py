@@ -16,7 +16,7 @@ def test_the_expected_dice_weighs_what_hangs_together_with_the_mask():
     probabilities[0, 2:4, 4:6] = 0.4  # around it
     probabilities[0, 10:13, 10:13] = 0.4  # elsewhere, and so decided upon
     probabilities[1, 2:4, 2:4] = 0.4  # touches the mask in the slice before
-    probabilities[2, 10:13, 10:13] = 0.9  # a region that was dropped
+    probabilities[2, 10:13, 10:13] = 0.9  # a component that was dropped
     kept = np.where(np.arange(4)[:, None, None] == 2, 0, probabilities)
     expected, of_volume = expected_dice(probabilities, kept, 0.5)
     assert of_volume == pytest.approx(2 * 3.6 / (3.6 + 1.6 + 1.6 + 4))

@@ -131,9 +131,9 @@ def _pair_files(files: SliceFiles) -> tuple[list[_Pair], list[dict[str, object]]
         elif not parts:
             problem = "the name is not <patient>_<number> or <patient>_<number>_mask"
         elif parts.volume != patient:
-            problem = f"a file of patient {parts.volume} stands in another's folder"
+            problem = f"a file of patient {parts.volume} is in another's folder"
         elif homes.setdefault(patient, folder) != folder:
-            problem = f"the patient also stands in {homes[patient]}"
+            problem = f"the patient is also in {homes[patient]}"
         elif stems.setdefault((patient, parts.number), stem) != stem:
             problem = f"another file has the same number: {stems[patient, parts.number]}"
         if problem:

@@ -100,23 +100,23 @@ def split_by_manifest(
 
 
 def check_leakage(slices: pd.DataFrame, patient_split: pd.DataFrame) -> None:
-    """Make sure that nothing of one patient stands in two partitions.
+    """Make sure that nothing of one patient is in two partitions.
 
     Besides the patients themselves, slices with tumour are compared pixel by pixel (by their
     digests), since a copied folder under another name leaks as well.
 
     Raises:
-        InputError: A patient, or a tumour slice, stands in two partitions.
+        InputError: A patient, or a tumour slice, is in two partitions.
     """
     partitions = patient_split.groupby("patient")["split"].nunique()
     if leaked := sorted(partitions.index[partitions > 1]):
-        raise InputError(f"Patients stand in more than one partition: {_some(leaked)}.")
+        raise InputError(f"Patients are in more than one partition: {_some(leaked)}.")
     tumour = slices[slices["tumour_pixels"] > 0].merge(patient_split, on="patient")
     partitions = tumour.groupby("digest")["split"].nunique()
     copies = tumour[tumour["digest"].isin(partitions.index[partitions > 1])]
     if len(copies):
         raise InputError(
-            "The same slices stand in more than one partition under different patients: "
+            "The same slices are in more than one partition under different patients: "
             f"{_some(sorted(set(copies['patient'])))}. Remove the copied folders."
         )
 

@@ -250,7 +250,7 @@ def _list(series: Iterable[_Series]) -> str:
 
 
 def _groups(image: "Dataset", frame: int) -> list["Dataset"]:
-    """Return where tags of a frame stand: in its own groups, in those of all frames, outside."""
+    """Return where tags of a frame are: in its own groups, in those of all frames, outside."""
     own = image.get("PerFrameFunctionalGroupsSequence") or []
     shared = image.get("SharedFunctionalGroupsSequence") or []
     items = [*own[frame : frame + 1], *shared[:1]]
@@ -264,7 +264,7 @@ def _groups(image: "Dataset", frame: int) -> list["Dataset"]:
 
 
 def _value(image: "Dataset", name: str, frame: int = 0) -> object:
-    """Return a tag of a frame, wherever it stands; None where it is not."""
+    """Return a tag of a frame, wherever it is; None where there is none."""
     return next((g[name].value for g in _groups(image, frame) if g.get(name) is not None), None)
 
 
@@ -392,7 +392,7 @@ def _step(positions: np.ndarray, normal: np.ndarray, image: "Dataset") -> np.nda
     """Return the way from one slice to the next, (3,) in mm.
 
     Raises:
-        InputError: Slices are missing, stand at the same place, or are not equally far apart.
+        InputError: Slices are missing, are at the same place, or are not equally far apart.
     """
     if len(positions) == 1:
         return normal * (_thickness(image) or 1)

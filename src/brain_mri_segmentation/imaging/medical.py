@@ -240,7 +240,7 @@ def _read_itk(content: bytes) -> Scan:
 
     nrrd = content.startswith(b"NRRD")
     named = len(_DATA_FILE.findall(content))
-    # The library would open whatever path stands there. How it finds the end of a name, of a line
+    # The library would open whatever path is there. How it finds the end of a name, of a line
     # and of the header is its own affair: nothing may be named anywhere.
     if named if nrrd else named != 1 or not _LOCAL.search(content):
         raise InputError("The file says that its voxels are in another one. Save it as one file.")

@@ -158,7 +158,7 @@ def group_volumes(paths: Sequence[str]) -> dict[str, list[str]]:
 
     Args:
         paths: Files without ending, such as ``patient/patient_12``. Files of one folder that are
-            named ``<volume>_<number>`` are a volume; any other file stands alone.
+            named ``<volume>_<number>`` are a volume; any other file is a volume by itself.
 
     Returns:
         Paths by volume, in the order of the numbers, at most 512 in one. A file that is named
@@ -186,7 +186,7 @@ def count_volumes(names: Iterable[str]) -> int:
 
 
 def natural_key(name: str) -> list[tuple[int, str]]:
-    """Sort key in which slice_2 stands before slice_10, however long the numbers are."""
+    """Sort key in which slice_2 comes before slice_10, however long the numbers are."""
     key = []
     for number, part in enumerate(re.split(r"([0-9]+)", name)):
         if number % 2:  # every other part is of digits

@@ -580,7 +580,7 @@ def _pixels(picture: Image.Image) -> np.ndarray:
 
 def _refuse_what_would_change(picture: Image.Image, deep: bool) -> None:
     """Refuse what Pillow reads as something else than the file says."""
-    # Only pictures from files have tiles: where which bytes stand, and how they are laid out.
+    # Only pictures from files have tiles: where which bytes are, and how they are laid out.
     layout = " ".join(str(tile.args) for tile in getattr(picture, "tile", []))
     tags = picture.getexif()
     if ";16" in layout and not deep:

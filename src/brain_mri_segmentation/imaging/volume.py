@@ -28,7 +28,7 @@ class Volume:
         in_one_file: Whether the slices came in one file, a stack or a zip, and go back in one.
         digest: Hexadecimal digits that tell the files apart that it was read from.
         geometry: Where its voxels lie; None for pictures, which do not say so.
-        missing: The sequences of ``SEQUENCES`` that are not there, in whose channels FLAIR stands.
+        missing: The sequences of ``SEQUENCES`` that are not there, in whose channels FLAIR is.
             Of a picture whether its channels differ is all that is known, and not told here.
         notes: What whoever reads the result must know of how it was read, such as which series was
             taken for what.

@@ -1,6 +1,6 @@
 """From folders of slices, stacks and zips to files with what was found in them.
 
-In the output folder stand ``masks`` and ``overlays``, named as what they are of, of volumes with a
+In the output folder are ``masks`` and ``overlays``, named as what they are of, of volumes with a
 geometry ``probabilities`` as well, and ``reports`` on demand. In ``volumes`` is a record of each
 volume: the metrics of its slices, its files, and the digest by which a later run sees that volume,
 model, engine and version are the same and leaves it as it is; else it replaces its files.
@@ -346,7 +346,7 @@ def _replaced_by(volume: Volume, record: Record) -> list[str]:
 
 
 def seg_of(volume: Volume) -> str:
-    """Say where in the output folder the DICOM SEG of a volume stands."""
+    """Say where in the output folder the DICOM SEG of a volume is."""
     return f"masks/{volume.name}.dcm"
 
 

@@ -30,7 +30,7 @@ def expected_dice(
 
     Args:
         probabilities: (N, S, S) float32 in 0..1, neighbouring slices in order.
-        kept: The same, 0 in regions that were dropped (``remove_small_components``).
+        kept: The same, 0 in components that were dropped (``remove_small_components``).
         threshold: Probability from which a pixel belongs to the mask.
 
     Returns:
@@ -41,14 +41,14 @@ def expected_dice(
     found = (probabilities > POSSIBLE) | mask
     both, either = np.zeros((2, len(mask)))
     if (box := bounding_box(found)) is not None:
-        regions, count = ndimage.label(found[box], structure=np.ones((3, 3, 3)))
+        components, count = ndimage.label(found[box], structure=np.ones((3, 3, 3)))
         inside = mask[box]
         if inside.any():
-            counts = np.isin(np.arange(count + 1), regions[inside])
+            counts = np.isin(np.arange(count + 1), components[inside])
         else:
-            counts = np.bincount(regions.ravel()) >= _FEWEST_POSSIBLE_PIXELS
-        counts[0] = False  # what lies outside of all regions
-        possible = np.where(counts[regions], probabilities[box], 0).astype(np.float64)
+            counts = np.bincount(components.ravel()) >= _FEWEST_POSSIBLE_PIXELS
+        counts[0] = False  # what lies outside of all components
+        possible = np.where(counts[components], probabilities[box], 0).astype(np.float64)
         both[box[0]] = (possible * inside).sum(axis=(1, 2))
         either[box[0]] = possible.sum(axis=(1, 2)) + inside.sum(axis=(1, 2))
     total = float(2 * both.sum() / either.sum()) if either.any() else float("nan")

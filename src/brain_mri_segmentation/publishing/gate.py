@@ -140,7 +140,7 @@ def approve(
         gate: What it must show.
 
     Raises:
-        InputError: The figures are of other weights, or it does not beat the baseline and nobody
+        InputError: The metrics are of other weights, or it does not beat the baseline and nobody
             overrides that.
     """
     for scored in (report.get("digest"), comparison["digest"]):

@@ -163,7 +163,7 @@ def picture_or(metrics: type[Answer], *media_types: str) -> Documented:
         200: {
             "description": "The result.",
             "headers": headers,
-            "model": metrics,  # stands under application/json
+            "model": metrics,  # under application/json
             "content": {
                 kind: {"schema": {"type": "string", "format": "binary"}} for kind in media_types
             },

@@ -161,7 +161,7 @@ class Augmentation:
         zoom = window * (1 + settings.scale) ** draws.symmetric(count)
         stretch = (1 + settings.anisotropy) ** draws.symmetric(count)
         flip = torch.where(draws.uniform(count) < settings.flip, -1.0, 1.0)
-        # A crop may stand anywhere inside the image; the shift comes on top.
+        # A crop may be anywhere inside the image; the shift comes on top.
         shift = (settings.shift + 1 - window) * draws.symmetric(count, 2)
 
         across, down = flip * zoom * stretch, zoom / stretch
