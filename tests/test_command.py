@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -85,8 +86,8 @@ def test_three_sequences_become_a_mask_on_the_grid_of_flair(model_path, tmp_path
 
 def test_the_table_of_volumes_has_the_interval_that_the_model_knows(model_path, tmp_path):
     checkpoint = Checkpoint.load(model_path)
-    checkpoint.preprocessing.update(volume_interval=1.0, mirroring=True)
-    checkpoint.save(tmp_path / "model.ckpt")
+    rules = checkpoint.preprocessing | {"volume_interval": 1.0, "mirroring": True}
+    replace(checkpoint, preprocessing=rules).save(tmp_path / "model.ckpt")
     arguments = ["segment", head(tmp_path), "-o", tmp_path / "out"]
     shown = run(*arguments, "--model", tmp_path / "model.ckpt").stdout
     volumes = pd.read_csv(tmp_path / "out/volumes.csv")
