@@ -6,6 +6,7 @@ Where Dice misleads, and (with --page, with chromium) the page of the service an
 """
 
 import argparse
+import io
 import os
 import shutil
 import socket
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -163,8 +165,12 @@ def photograph_page(folder: Path) -> None:
     )
     slices = np.stack([image for image, _ in make_volume(20, 256, np.random.default_rng(2))])
     place = Geometry(np.diag([-0.9, -0.9, 6.0, 1.0]), (256, 256, 20))
-    flair = write_nifti(slices[..., FLAIR].astype(np.float32), place)
-    head = {"name": "head_flair.nii.gz", "mimeType": "", "buffer": flair}
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as sequences:
+        for channel, name in enumerate(("t1", "flair", "t1ce")):
+            picture = write_nifti(slices[..., channel].astype(np.float32), place)
+            sequences.writestr(f"head_{name}.nii.gz", picture)
+    head = {"name": "head.zip", "mimeType": "application/zip", "buffer": content.getvalue()}
     try:
         _wait_for(f"http://127.0.0.1:{port}/ready")
         with sync_playwright() as playwright:
@@ -185,7 +191,7 @@ def photograph_page(folder: Path) -> None:
             report = page.request.post(
                 f"http://127.0.0.1:{port}/segment/volume",
                 headers={"Accept": "text/html"},
-                multipart={"files": head | {"mimeType": "application/octet-stream"}},
+                multipart={"files": head},
             )
             page.set_content(report.text())
             page.screenshot(path=folder / "report.png")
