@@ -144,7 +144,7 @@ def test_a_dicom_series_gives_a_segmentation_that_belongs_to_it(model_path, tmp_
     arguments[4] = tmp_path / "other"
     run(*arguments, "--report")
     (report,) = (tmp_path / "other/reports").glob("*.html")
-    assert "<li>No DICOM SEG: " in report.read_text()
+    assert "<li>no DICOM SEG: " in report.read_text()
 
 
 def test_a_series_of_a_study_is_named_by_its_number(model_path, tmp_path):
